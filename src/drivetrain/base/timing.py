@@ -1,0 +1,112 @@
+"""Timing on machines that are never quiet: competitors run in turn, and medians are quoted with their spread."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Literal
+
+_CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of several runs of one thing.
+
+    Attributes:
+        samples: every run, in order.
+        median, low, high: the middle, the fastest and the slowest run.
+    """
+
+    samples: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+    @property
+    def low(self) -> float:
+        return min(self.samples)
+
+    @property
+    def high(self) -> float:
+        return max(self.samples)
+
+    def ratio(self, other: Timing) -> float:
+        """The median of the pairwise ratios to `other`: a drift of the machine cancels inside each pair."""
+        if len(self.samples) == len(other.samples):
+            return statistics.median(a / b for a, b in zip(self.samples, other.samples, strict=True))
+        return self.median / other.median
+
+    def __str__(self) -> str:
+        digits = 3 if self.median < 0.1 else 2
+        scale, unit = (1e3, "ms") if self.median < 1 else (1.0, "s")
+        low, mid, high = (f"{value * scale:.{digits}g}" for value in (self.low, self.median, self.high))
+        return f"{mid} {unit} ({low}-{high})"
+
+
+def interleave(
+    competitors: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 7,
+    warmup: int = 1,
+    clock: Literal["wall", "cpu"] = "wall",
+) -> dict[str, Timing]:
+    """Run every competitor once a round, in turn, so that a slow minute of the machine hits all of them.
+
+    Args:
+        competitors: name -> the thing to run, without arguments.
+        rounds: how many counted runs of each.
+        warmup: how many uncounted rounds come first.
+        clock: "wall" seconds or "cpu" seconds of this process (user + system, all threads).
+    """
+    read = _CLOCKS[clock]
+    samples: dict[str, list[float]] = {name: [] for name in competitors}
+    names = list(competitors)
+    for round_number in range(warmup + rounds):
+        # Going forward and backward in turn keeps a competitor from always running in another's cache shadow.
+        for name in names if round_number % 2 == 0 else reversed(names):
+            start = read()
+            competitors[name]()
+            seconds = read() - start
+            if round_number >= warmup:
+                samples[name].append(seconds)
+    return {name: Timing(tuple(values)) for name, values in samples.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on: processor, cores, memory, Python, torch, date."""
+    from importlib.metadata import version
+
+    return {
+        "processor": processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": version("torch").partition("+")[0],
+        "date": date.today().isoformat(),
+    }
+
+
+def machine_line() -> str:
+    """`machine()` in one line, for the head of a table."""
+    facts = machine()
+    return f"{facts['processor']}, {facts['cores']} cores (noisy), torch {facts['torch']}, {facts['date']}"
+
+
+def processor_name() -> str:
+    """The processor's own name where the system tells it, else the architecture."""
+    try:
+        with open("/proc/cpuinfo") as source:
+            for line in source:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return platform.machine()
