@@ -1,0 +1,135 @@
+"""What YellowFin measures: curvature range, gradient variance, distance to the optimum (sections 3.2 and appendix).
+
+Everything is a float64 tensor on the parameters' device and no value is read by the host, so that an accelerator never waits.
+EMA[v] starts at zero; `remaining` is the product of all betas so far, so that 1 - remaining is the zero-debias divisor, also
+for a beta that changes. w is the window; 0-dim tensors otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .options import YellowFinOptions
+from .single_step import single_step
+
+EPS = 1e-6
+H_MAX, H_MIN, NORM2, NORM, DENSITY, DISTANCE = range(6)  # places in `averages`
+
+FIELDS = ("steps", "remaining", "averages", "window", "h_max", "h_min", "variance", "distance", "mu", "lr")
+
+
+class Statistics:
+    """Running statistics of the whole gradient.
+
+    Attributes:
+        steps: how many gradients were observed.
+        remaining: product of the betas, 1 before the first gradient.
+        averages: EMAs (6,) of log h_max, log h_min (plain ones without log smoothing), ‖g‖², ‖g‖, nonzero fraction, distance.
+        window: the last w values of ‖g‖².
+        h_max, h_min, variance, distance: the debiased results.
+        mu, lr: target momentum and learning rate that were found last.
+    """
+
+    def __init__(self, options: YellowFinOptions, device: torch.device) -> None:
+        self.options = options
+        full = {"dtype": torch.float64, "device": device}
+        self.steps = torch.zeros((), **full)
+        self.remaining = torch.ones((), **full)
+        self.averages = torch.zeros(6, **full)
+        self.window = torch.zeros(options.window, **full)
+        self.h_max, self.h_min, self.variance, self.distance = torch.zeros(4, **full).unbind()
+        self.mu = torch.full((), options.momentum, **full)
+        self.lr = torch.full((), options.lr, **full)
+        self._places = torch.arange(options.window, device=device)
+
+    def beta(self) -> Tensor:
+        """The smoothing of the coming step: constant, or rising as (1 + t) / (10 + t) with `beta_warmup`."""
+        beta = torch.full_like(self.steps, self.options.beta)
+        return torch.minimum(beta, (1 + self.steps) / (10 + self.steps)) if self.options.beta_warmup else beta
+
+    def guard(self, norm2: Tensor) -> Tensor:
+        """The factor <= 1 that scales the gradient before it is observed: the user's clip, then √(protect h_max) (2.7 a, b)."""
+        norm = norm2.sqrt()
+        limit = torch.full_like(norm, torch.inf)
+        if self.options.clip is not None:
+            limit = torch.full_like(norm, self.options.clip)
+        protected = torch.minimum(limit, (self.options.protect * self.h_max).sqrt())
+        limit = torch.where(self.steps > 1, protected, limit)
+        return torch.where(norm > limit, limit / norm, 1.0)
+
+    def observe(self, norm2: Tensor, mean2: Tensor, density: Tensor | None, beta: Tensor) -> None:
+        """Take one gradient in.
+
+        Args:
+            norm2: ‖g‖² over all parameters, after `guard`.
+            mean2: squared norm of the debiased gradient average, this gradient included.
+            density: fraction of nonzero entries, for the sparsity debias.
+            beta: what `beta()` returned.
+        """
+        self.window = torch.where(self._places == self.steps % len(self.window), norm2, self.window)
+        filled = self._places <= self.steps
+        top = torch.where(filled, self.window, -torch.inf).amax()
+        bottom = torch.where(filled, self.window, torch.inf).amin()
+        if self.options.log_smooth:
+            top, bottom = (top + EPS).log(), (bottom + EPS).log()
+        norm = norm2.sqrt()
+        seen = torch.stack([top, bottom, norm2, norm, norm if density is None else density])
+        averages = torch.lerp(self.averages[:DISTANCE], seen, 1 - beta)
+        self.remaining = self.remaining * beta
+        # The debias divisors of the two inner averages cancel but for EPS, which must not weigh on the small first averages.
+        divisor = 1 - self.remaining if self.options.zero_debias else 1.0
+        ratio = averages[NORM] / (averages[NORM2] + EPS * divisor)
+        distance = torch.lerp(self.averages[DISTANCE], ratio, 1 - beta)
+        self.averages = torch.cat([averages, distance.reshape(1)])
+        self.steps = self.steps + 1
+        self._conclude(mean2, density is not None)
+
+    def _conclude(self, mean2: Tensor, sparse: bool) -> None:
+        """Debias the averages into h_max, h_min, C and D (2.3 - 2.5, 2.8)."""
+        debiased = self.averages / (1 - self.remaining) if self.options.zero_debias else self.averages
+        range_ = debiased[: H_MIN + 1].exp() if self.options.log_smooth else debiased[: H_MIN + 1]
+        h_max, h_min = range_.clamp(min=EPS).unbind()
+        variance = (debiased[NORM2] - mean2).clamp(min=EPS)
+        distance = debiased[DISTANCE]
+        if sparse:
+            density = debiased[DENSITY]
+            h_max, h_min, variance = h_max * density, h_min * density, variance * density
+            distance = distance / (density.sqrt() + EPS)
+        self.h_max, self.h_min, self.variance, self.distance = h_max, h_min, variance, distance
+
+    def tune(self, norm2: Tensor, previous_h_max: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve for momentum and rate (2.6), after `observe`.
+
+        Args:
+            norm2: what `observe` got.
+            previous_h_max: `h_max` before that.
+            beta: what `beta()` returned, for `smooth_hyper`.
+
+        Returns:
+            The rate to use, which is `self.lr` with the catastrophic-move limit (2.7 d); the factor <= 1 on the update when
+            ‖g‖² reached the previous h_max (2.7 c).
+        """
+        mu, lr = single_step(self.distance, self.variance, self.h_min, self.h_max)
+        if self.options.slow_start:
+            lr = lr * (self.steps / self.options.slow_start).clamp(max=1)
+        if self.options.smooth_hyper:
+            mu, lr = torch.lerp(self.mu, mu, 1 - beta), torch.lerp(self.lr, lr, 1 - beta)
+        first = self.steps <= 1  # one gradient has no variance: the constructor's values stand
+        self.mu, self.lr = torch.where(first, self.mu, mu), torch.where(first, self.lr, lr)
+        norm = norm2.sqrt()
+        used = torch.where(self.lr * norm >= self.options.max_move, self.options.max_move / norm, self.lr)
+        exploded = (norm2 >= previous_h_max) & ~first
+        if not self.options.adaptive_clip:
+            return used, torch.ones_like(norm)
+        return used, torch.where(exploded, (previous_h_max / norm2).sqrt(), 1.0)
+
+    def values(self) -> dict[str, Tensor]:
+        """Every field by name."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    def restore(self, values: dict[str, Tensor], keep: Tensor | None = None) -> None:
+        """Set the fields; with `keep`, a 0-dim boolean tensor, only where it is false."""
+        for name in FIELDS:
+            value = values[name]
+            setattr(self, name, value if keep is None else torch.where(keep, getattr(self, name), value))

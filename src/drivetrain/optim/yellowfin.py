@@ -1,0 +1,353 @@
+"""YellowFin: momentum SGD that tunes its own momentum and learning rate (Zhang & Mitliagkas, MLSys 2019, arXiv 1706.03471).
+
+One momentum and one rate for all parameters, derived anew at each step from four statistics of the gradient. P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from drivetrain.base.errors import InvalidValue
+
+from . import checkpoint
+from .foreach import Foreach, Loop, Passes
+from .fused import fits, load
+from .momentum_sensor import MomentumSensor
+from .nonfinite import DeferredReport, nonfinite_error
+from .options import YellowFinOptions
+from .sharding import Reduction
+from .statistics import Statistics
+from .stats import YellowFinStats, from_tensor
+from .work import Work, check_parameters, collect, masked
+
+
+class YellowFin(Optimizer):
+    """Momentum SGD with automatic momentum and learning rate.
+
+    `param_groups[i]["lr"]` is a multiplier of the tuned rate, 1.0 at first: any `torch.optim.lr_scheduler` works on it, and
+    groups may have their own. The tuned rate is in `stats().lr`. Losses should be means over samples.
+
+    Args:
+        params: parameters or groups; a group may set `lr` (its multiplier) and `weight_decay`.
+        lr, momentum: used for the first step, before anything is known.
+        beta: smoothing of every statistic. Short runs (under 1,000 steps) forget faster with 0.99.
+        window: w, gradients over which the curvature range is taken.
+        weight_decay: adds weight_decay * x to the gradient, statistics included; decoupled, shrinks x by rate * weight_decay.
+        decoupled_weight_decay: as AdamW does.
+        nesterov: look-ahead momentum.
+        clip: limit on the gradient norm, before everything else.
+        adaptive_clip: clip the update to √h_max when ‖g‖² reaches the h_max before this step.
+        protect: the gradient norm is limited to √(protect h_max) before the statistics.
+        max_move: limit on rate * ‖g‖.
+        log_smooth: average the logarithm of the curvature.
+        zero_debias: divide averages by 1 - beta^t.
+        smooth_hyper: average momentum and rate too, as the paper's text does and the authors' code does not.
+        slow_start: the rate rises linearly over this many steps; None is 10 * window, 0 is off.
+        sparsity_debias: correct statistics for rarely used weights (embeddings); sparse gradients are accepted then.
+        staleness: age of the gradients in steps; above 0 the closed loop holds the *total* momentum at its target.
+        feedback: gain of that loop.
+        sample: coordinates that the loop watches at most.
+        foreach: True for torch's multi-tensor operations, False for a plain loop, None for the fastest: the native kernel for
+            float32 on the CPU, multi-tensor operations elsewhere.
+        process_group: group across which plain parameters are shards of one model; DTensors know theirs.
+        beta_warmup: ours, not the paper's: beta rises as (1 + t) / (10 + t), so that early gradients are forgotten.
+
+    Raises:
+        InvalidValue: an option out of range, no parameters, complex parameters, sparse gradients without `sparsity_debias`.
+        NonFiniteGradient: from `step`, on an infinite or NaN gradient; nothing is changed then. On a device that the check
+            would force the host to wait for, the step is skipped there and the error comes with a later step.
+    """
+
+    _step_supports_amp_scaling = (
+        True  # torch.amp.GradScaler hands over grad_scale and found_inf instead of reading them
+    )
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        momentum: float = 0.0,
+        *,
+        beta: float = 0.999,
+        window: int = 20,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        nesterov: bool = False,
+        clip: float | None = None,
+        adaptive_clip: bool = True,
+        protect: float = 100.0,
+        max_move: float = 100.0,
+        log_smooth: bool = True,
+        zero_debias: bool = True,
+        smooth_hyper: bool = False,
+        slow_start: int | None = None,
+        sparsity_debias: bool = False,
+        staleness: int = 0,
+        feedback: float = 0.01,
+        sample: int = 65536,
+        foreach: bool | None = None,
+        process_group: Any = None,
+        beta_warmup: bool = False,
+    ) -> None:
+        self.options = YellowFinOptions(
+            lr=lr,
+            momentum=momentum,
+            beta=beta,
+            window=window,
+            clip=clip,
+            adaptive_clip=adaptive_clip,
+            protect=protect,
+            max_move=max_move,
+            log_smooth=log_smooth,
+            zero_debias=zero_debias,
+            smooth_hyper=smooth_hyper,
+            slow_start=10 * window if slow_start is None else slow_start,
+            sparsity_debias=sparsity_debias,
+            staleness=staleness,
+            feedback=feedback,
+            sample=sample,
+            nesterov=nesterov,
+            decoupled_weight_decay=decoupled_weight_decay,
+            beta_warmup=beta_warmup,
+        )
+        self.foreach = foreach
+        self.process_group = process_group
+        self.statistics: Statistics | None = None
+        self.sensor: MomentumSensor | None = None
+        self.grad_scale: Tensor | None = None
+        self.found_inf: Tensor | None = None
+        self._reduction: tuple[tuple[int, ...], Reduction] | None = None
+        params = list(params)
+        if not params:
+            raise InvalidValue("optim: YellowFin got an empty parameter list (params)")
+        super().__init__(params, {"lr": 1.0, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, also in mid-training: their gradient averages are debiased from their own first step."""
+        super().add_param_group(param_group)
+        check_parameters(self.param_groups[-1])
+        if self.statistics is not None:
+            new = len(self.param_groups[-1]["params"])
+            self._remaining = torch.cat([self._remaining, self._remaining.new_ones(new)])
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take one step with the gradients in `.grad`; returns what `closure` returned, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = collect(self)
+        if work.params:
+            self._begin(work.params[0].device)
+            self._advance(work)
+        return loss
+
+    def stats(self) -> YellowFinStats:
+        """What the last step measured and decided. Reads one row from the device."""
+        if self.statistics is None:
+            raise InvalidValue("optim: YellowFin.stats() needs at least one step")
+        return from_tensor(self._last, self.options.slow_start)
+
+    def suggest(self) -> dict[str, float]:
+        """Medians of rate and momentum over the last 10 * window tuned steps: what to freeze in plain momentum SGD."""
+        steps = 0 if self.statistics is None else int(self.statistics.steps)
+        if steps < 2:
+            raise InvalidValue(f"optim: YellowFin.suggest() needs at least 2 steps with a gradient, had {steps}")
+        tuned = self._history[: steps - 1] if steps - 1 < len(self._history) else self._history
+        lr, momentum = tuned.median(dim=0).values.tolist()
+        return {"lr": lr, "momentum": momentum}
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's layout and one more entry, "yellowfin"."""
+        return checkpoint.save(self, super().state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a YellowFin checkpoint, or the momentum buffers of a `torch.optim.SGD` checkpoint (with a warning)."""
+        content = checkpoint.check(self, state_dict)
+        super().load_state_dict(content)
+        checkpoint.restore(self, content)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # torch's own drops everything but state and groups, so that a deep copy would lose the statistics
+        kept = {name: value for name, value in self.__dict__.items() if name not in ("step", "_reduction")}
+        return {**kept, "_reduction": None}
+
+    def _begin(self, device: torch.device) -> None:
+        """Make what lives beside the parameters, once their device is known."""
+        if self.statistics is not None:
+            return
+        self.statistics = Statistics(self.options, device)
+        everything = [p for group in self.param_groups for p in group["params"]]
+        self._remaining = torch.ones(
+            len(everything), dtype=torch.float64, device=device
+        )  # as Statistics.remaining, (P,)
+        self._history = torch.zeros(10 * self.options.window, 2, dtype=torch.float64, device=device)
+        self._places = torch.arange(len(self._history), device=device)
+        self._last = torch.zeros(11, dtype=torch.float64, device=device)
+        self._mu = torch.full((), self.options.momentum, dtype=torch.float64, device=device)
+        self._total = torch.full((), torch.nan, dtype=torch.float64, device=device)
+        self._report = DeferredReport(device)
+
+    def _advance(self, work: Work) -> None:
+        """One step: measure, tune, move (2.6)."""
+        statistics = self._statistics()
+        reads = work.params[0].device.type == "cpu" and not torch.compiler.is_compiling()
+        if not reads and (late := self._report.poll()):
+            step, index = late
+            raise nonfinite_error(index, self._shape(index), step, skipped=True)
+        if reads and self.found_inf is not None and self.found_inf.item():
+            if self.sensor is not None:
+                self.sensor.hold()
+            return
+        passes, reduction = self._passes(work), self._reduce(work)
+        squares = passes.squares(work.grads)
+        norm2 = reduction.total(squares)
+        keep = norm2.isfinite()
+        if reads:
+            if not keep.item():
+                raise nonfinite_error(*self._first_bad(work, squares), int(statistics.steps) + 1)
+        else:
+            work, norm2, keep = self._skip_bad(work, squares, norm2)
+        norm2 = norm2.nan_to_num(0.0) if not reads else norm2
+        guard = statistics.guard(norm2)
+        lr, explosion = self._observe(work, passes, reduction, norm2, guard, keep, reads)
+        self._move(work, passes, lr, guard * explosion, keep, reads)
+        self._record(norm2, lr, guard * explosion)
+
+    def _observe(
+        self,
+        work: Work,
+        passes: Passes,
+        reduction: Reduction,
+        norm2: Tensor,
+        guard: Tensor,
+        keep: Tensor,
+        reads: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Fold the gradient into the statistics and tune; the rate, and the factor of the explosion clip."""
+        statistics = self._statistics()
+        # zero gradients before the first nonzero one say nothing about curvature, and would poison the window
+        observed = keep & ((statistics.steps > 0) | (norm2 > 0))
+        if reads and not observed.item():
+            return statistics.lr, torch.ones_like(norm2)
+        before, beta = statistics.values(), statistics.beta()
+        weight = (1 - beta) * guard
+        decay = beta if reads else torch.where(observed, beta, 1.0)
+        if reads:
+            folded = passes.fold(work.averages, work.grads, decay.item(), weight.item())
+        else:
+            folded = passes.fold(work.averages, work.grads, decay, weight)
+        remaining = self._remaining * decay if work.places is None else self._remaining[work.places] * decay
+        divisor = (1 - remaining).square() if self.options.zero_debias else torch.ones_like(remaining)
+        norm2 = norm2 * guard.square()
+        statistics.observe(norm2, reduction.total(folded / divisor), work.density(reduction, self.options), beta)
+        lr, explosion = statistics.tune(norm2, before["h_max"], beta)
+        if not reads:
+            statistics.restore({**before}, keep=observed)
+            lr = torch.where(observed, lr, statistics.lr)
+            explosion = torch.where(observed, explosion, 1.0)
+        if work.places is None:
+            self._remaining = remaining
+        else:
+            self._remaining = self._remaining.index_copy(0, work.places, remaining)
+        return lr, explosion
+
+    def _move(self, work: Work, passes: Passes, lr: Tensor, scale: Tensor, keep: Tensor, reads: bool) -> None:
+        """The momentum step, group by group, and the closed loop behind it (2.9)."""
+        target = self._statistics().mu
+        mu = self._mu if self.options.staleness else target
+        if self.options.staleness:
+            self._watch(work)
+        used_lr, used_mu = (lr, mu) if reads else (torch.where(keep, lr, 0.0), torch.where(keep, mu, 1.0))
+        rates: list[Tensor] = []
+        for group, inside in work.groups:
+            rate = used_lr * group["lr"]
+            rates += [rate] * (inside.stop - inside.start)
+            shrink = rate * group["weight_decay"] if self.options.decoupled_weight_decay else torch.zeros_like(rate)
+            numbers = {"mu": used_mu, "scale": scale, "rate": rate, "shrink": shrink}
+            if reads:
+                numbers = {name: number.item() for name, number in numbers.items()}
+            lists = (work.params[inside], work.buffers[inside], work.grads[inside])
+            passes.move(*lists, nesterov=self.options.nesterov, **numbers)
+        if self.sensor is not None:
+            total = self._reduce(work).mean_known(self.sensor.measure(work.params, work.grads, scale, rates))
+            correction = (self.options.feedback * (target - total)).nan_to_num(0.0)
+            self._mu = (mu + correction).clamp(-0.99, 0.999)
+            self._total = total
+        else:
+            self._total = mu
+        self._used_mu = mu
+
+    def _record(self, norm2: Tensor, lr: Tensor, clip: Tensor) -> None:
+        """Keep this step's numbers for `stats` and `suggest`, on the device."""
+        s = self._statistics()
+        numbers = (
+            s.steps,
+            s.h_min,
+            s.h_max,
+            s.variance,
+            s.distance,
+            s.mu,
+            self._used_mu,
+            lr,
+            self._total,
+            norm2.sqrt(),
+            clip,
+        )
+        self._last = torch.stack(numbers)
+        # tuned steps are 2, 3, ...; a step that was not observed writes its predecessor's values once more
+        place = (s.steps - 2) % len(self._history)
+        row = (self._places == place) & (s.steps > 1)
+        self._history = torch.where(row[:, None], torch.stack([lr, self._used_mu]), self._history)
+
+    def _watch(self, work: Work) -> None:
+        if self.sensor is None:
+            sizes = [p.numel() for p in work.params]
+            self.sensor = MomentumSensor(sizes, self.options.staleness, self.options.sample, work.params[0].device)
+        if len(work.params) != len(self.sensor.indices):
+            raise InvalidValue(
+                f"optim: YellowFin with staleness={self.options.staleness} needs a gradient for the same "
+                f"{len(self.sensor.indices)} parameters at every step, got {len(work.params)}"
+            )
+        self.sensor.begin(work.params)
+
+    def _skip_bad(self, work: Work, squares: Tensor, norm2: Tensor) -> tuple[Work, Tensor, Tensor]:
+        """Without a host read: gradients become zero where the step must not count, and the report is sent."""
+        finite = norm2.isfinite()
+        expected = torch.zeros_like(finite) if self.found_inf is None else self.found_inf.reshape(()) != 0
+        bad_place = (~squares.isfinite()).double().argmax()
+        index = bad_place if work.places is None else work.places[bad_place]
+        self._report.post(~finite & ~expected, self._statistics().steps + 1, index)
+        keep = finite & ~expected
+        return work.with_grads(masked(work.grads, keep)), torch.where(keep, norm2, 0.0), keep
+
+    def _first_bad(self, work: Work, squares: Tensor) -> tuple[int, tuple[int, ...]]:
+        place = int((~squares.isfinite()).double().argmax())
+        index = place if work.places is None else int(work.places[place])
+        return index, self._shape(index)
+
+    def _shape(self, index: int) -> tuple[int, ...]:
+        return tuple([p for group in self.param_groups for p in group["params"]][index].shape)
+
+    def _passes(self, work: Work) -> Passes:
+        if self.foreach is False:
+            return Loop()
+        if self.foreach is None and fits(work.params, work.grads, work.averages, work.buffers):
+            return load() or Foreach()
+        return Foreach()
+
+    def _reduce(self, work: Work) -> Reduction:
+        key = tuple(map(id, work.originals))
+        if self._reduction is None or self._reduction[0] != key:
+            self._reduction = (key, Reduction(work.originals, self.process_group))
+        return self._reduction[1]
+
+    def _statistics(self) -> Statistics:
+        assert self.statistics is not None
+        return self.statistics
