@@ -122,7 +122,8 @@ class Feature:
             return True
         if environment in self.not_in_environments:
             return False
-        return environment in defaults or environment in self.in_environments
+        named = defaults or self.in_environments
+        return not named or environment in defaults or environment in self.in_environments
 
 
 @dataclass
