@@ -42,8 +42,8 @@ from .stats import FeatureStats, Stats
 from .validate import update, validate
 
 if TYPE_CHECKING:
+    from .analyze import analyze
     from .csv_blocks import Csv
-    from .sources import analyze
 
 __all__ = [
     "RULES",
@@ -90,7 +90,7 @@ __all__ = [
     "wasserstein_1",
 ]
 
-_LAZY = {"analyze": "sources", "Csv": "csv_blocks"}
+_LAZY = {"analyze": "analyze", "Csv": "csv_blocks"}
 
 
 def __getattr__(name: str) -> Any:

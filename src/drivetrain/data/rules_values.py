@@ -145,15 +145,12 @@ def bool_config(case: Case) -> Finding | None:
 
 def numbers(case: Case, end: str) -> Finding | None:
     """A number beyond one end of the range; strings are read as numbers first."""
-    domain, seen = case.domain, case.seen
+    domain = case.domain
     assert isinstance(domain, IntDomain | FloatDomain)
     limit = getattr(domain, end)
     if limit is None:
         return None
-    if seen.numeric is not None and seen.text is None:
-        value = getattr(seen.numeric, end)
-    else:
-        value = _string_extreme(case, end)
+    value = _extreme(case, end)
     if value is None or (value >= limit if end == "min" else value <= limit):
         return None
     kind = {"min": "SMALL", "max": "BIG"}[end] + ("_INT" if isinstance(domain, IntDomain) else "_FLOAT")
@@ -171,16 +168,17 @@ def numbers(case: Case, end: str) -> Finding | None:
 def _past(case: Case, end: str) -> Any:
     """The extreme at the other end, if that is out of range too: both edits set the same key."""
     limit = getattr(case.domain, end)
-    value = (
-        getattr(case.seen.numeric, end) if case.seen.numeric and case.seen.text is None else _string_extreme(case, end)
-    )
+    value = _extreme(case, end)
     if limit is None or value is None:
         return None
     return value if (value < limit if end == "min" else value > limit) else None
 
 
-def _string_extreme(case: Case, end: str) -> Any:
-    text = case.seen.text
+def _extreme(case: Case, end: str) -> Any:
+    """Least or greatest number, also of strings that read as numbers."""
+    text, numeric = case.seen.text, case.seen.numeric
+    if numeric is not None and text is None:
+        return getattr(numeric, end)
     if text is None:
         return None
     read = _as_int if isinstance(case.domain, IntDomain) else _as_float
