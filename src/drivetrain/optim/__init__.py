@@ -2,16 +2,22 @@
 
 from .momentum_sensor import measure_total_momentum
 from .nonfinite import NonFiniteGradient
+from .registry import build, names
 from .single_step import single_step
 from .staleness import StaleGradients
 from .stats import YellowFinStats
+from .suggest import Suggestion, suggest
 from .yellowfin import YellowFin
 
 __all__ = [
     "NonFiniteGradient",
     "StaleGradients",
+    "Suggestion",
     "YellowFin",
     "YellowFinStats",
+    "build",
     "measure_total_momentum",
+    "names",
     "single_step",
+    "suggest",
 ]

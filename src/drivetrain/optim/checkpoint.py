@@ -30,7 +30,7 @@ def save(optimizer: YellowFin, layout: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(optimizer: YellowFin, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The content to load; an SGD checkpoint is brought into this optimizer's layout, anything else foreign is refused."""
+    """The content to load; an SGD checkpoint is brought into our layout, anything else foreign is refused."""
     entry = state_dict.get("yellowfin")
     if entry is None:
         return _from_sgd(optimizer, state_dict)
@@ -72,11 +72,12 @@ def _from_sgd(optimizer: YellowFin, state_dict: dict[str, Any]) -> dict[str, Any
     foreign = {name for state in state_dict["state"].values() for name in state} - {"momentum_buffer"}
     if foreign:
         raise InvalidValue(
-            f"optim: YellowFin can load its own checkpoints and those of torch.optim.SGD, this one holds {sorted(foreign)}"
+            "optim: YellowFin can load its own checkpoints and those of torch.optim.SGD, "
+            f"this one holds {sorted(foreign)}"
         )
     warnings.warn(
-        "YellowFin: this is a checkpoint of torch.optim.SGD: its momentum buffers are kept, statistics start afresh, and "
-        "its learning rate and weight decay are ignored",
+        "YellowFin: this is a checkpoint of torch.optim.SGD: its momentum buffers are kept, statistics start afresh, "
+        "and its learning rate and weight decay are ignored",
         UserWarning,
         stacklevel=3,
     )

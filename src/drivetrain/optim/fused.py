@@ -1,4 +1,4 @@
-"""The three passes over the weights by a native kernel: float32 on the CPU, each weight read and written once a pass."""
+"""The three passes over the weights by a native kernel, for float32 on the CPU."""
 
 from __future__ import annotations
 

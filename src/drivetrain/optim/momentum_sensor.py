@@ -4,8 +4,8 @@ A gradient that is tau steps old acts like extra momentum. Where g(x_s) becomes 
 
     mu_T = ( (x_{s+1} - x_s) / alpha_{s+1} + g(x_s) ) / ( (x_s - x_{s-1}) / alpha_s )
 
-and the median over coordinates is the estimate. (The paper writes it for one alpha; dividing each move by its own rate keeps
-it exact while the rate changes.) Coordinates are a fixed random sample, so memory is O(sample tau), not O(n tau).
+and the median over coordinates is the estimate. (The paper writes it for one alpha; dividing each move by its own
+rate keeps it exact while the rate changes.) Coordinates are a fixed random sample, so memory is O(sample tau).
 
 Shapes: S sampled coordinates.
 """

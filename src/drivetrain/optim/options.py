@@ -48,7 +48,7 @@ class YellowFinOptions:
             raise InvalidValue(f"optim: YellowFin needs clip > 0, or None for no clipping, got {self.clip!r}")
         if self.staleness and self.nesterov:
             raise InvalidValue(
-                f"optim: YellowFin measures total momentum (staleness={self.staleness}) on the plain momentum step only",
+                f"optim: YellowFin with staleness={self.staleness} measures total momentum on the plain step only",
                 hint="leave nesterov out, or set staleness=0",
             )
 

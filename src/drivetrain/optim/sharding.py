@@ -1,4 +1,4 @@
-"""Sums over weights that are spread over processes: DTensor (FSDP2, tensor parallel) and plain shards in a process group."""
+"""Sums over weights that are spread over processes: DTensors (FSDP2, tensor parallel) and plain shards in a group."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reduction:
 
     Args:
         params: the parameters that the numbers belong to.
-        process_group: group over which plain (non-DTensor) parameters are shards of one model; None: each process holds them whole.
+        process_group: group over which plain (non-DTensor) parameters are shards of one model; None: they are whole.
     """
 
     def __init__(self, params: Sequence[Tensor], process_group: Any = None) -> None:

@@ -2,8 +2,9 @@
 
     minimise  mu D² + alpha² C   subject to   mu >= ((sqrt(k) - 1) / (sqrt(k) + 1))²,   alpha = (1 - sqrt(mu))² / h_min
 
-with k = h_max / h_min. In x = sqrt(mu) the stationary point solves p x = (1 - x)³ with p = D² h_min² / (2 C), which has one root
-in (0, 1). Everything is float64: the closed form loses digits at both ends of p, and two Newton steps bring them back.
+with k = h_max / h_min. In x = sqrt(mu) the stationary point solves p x = (1 - x)³ with p = D² h_min² / (2 C), which has
+one root in (0, 1). Everything is float64: the closed form loses digits at both ends of p, and two Newton steps bring
+them back.
 """
 
 import math
@@ -30,29 +31,29 @@ def single_step(
         h_min, h_max: smallest and largest curvature.
 
     Returns:
-        (mu, lr), 0 <= mu < 1: floats for floats; 0-dim float64 tensors, computed without a host read, when an argument is a tensor.
+        (mu, lr), 0 <= mu < 1: floats for floats; 0-dim float64 tensors, without a host read, when an argument is one.
 
     Raises:
         InvalidValue: among floats, one that is negative, not finite, or an h_min of zero or above h_max.
     """
-    if isinstance(distance, Tensor) or isinstance(variance, Tensor) or isinstance(h_min, Tensor):
-        return _solve(*(torch.as_tensor(value, dtype=torch.float64) for value in (distance, variance, h_min, h_max)))
-    _check(distance, variance, h_min, float(h_max))
-    mu, rate = _solve(
-        *(torch.tensor(value, dtype=torch.float64) for value in (distance, variance, h_min, float(h_max)))
-    )
+    values = (distance, variance, h_min, h_max)
+    if any(isinstance(value, Tensor) for value in values):
+        return solve(*(torch.as_tensor(value, dtype=torch.float64) for value in values))
+    _check(*(float(value) for value in values))
+    mu, rate = solve(*(torch.tensor(float(value), dtype=torch.float64) for value in values))
     return mu.item(), rate.item()
 
 
-def _solve(distance: Tensor, variance: Tensor, h_min: Tensor, h_max: Tensor) -> tuple[Tensor, Tensor]:
+def solve(distance: Tensor, variance: Tensor, h_min: Tensor, h_max: Tensor) -> tuple[Tensor, Tensor]:
+    """`single_step` on 0-dim float64 tensors, unchecked."""
     x = noise_root((distance * h_min).square() / (2 * variance))
     root_k = (h_max / h_min).sqrt()
-    x = torch.maximum(x, (root_k - 1) / (root_k + 1))  # the square of this is the robust region's lower bound, eq. 9
+    x = torch.maximum(x, (root_k - 1) / (root_k + 1))  # its square is the lower end of the robust region
     return x.square(), (1 - x).square() / h_min
 
 
 def noise_root(p: Tensor) -> Tensor:
-    """The root x in (0, 1) of p x = (1 - x)³, by Vieta's substitution and two Newton steps; p is float64, clamped to 1e±30."""
+    """The root x in (0, 1) of p x = (1 - x)³: Vieta's substitution, then Newton; p is float64, clamped to 1e±30."""
     p = p.clamp(SMALLEST_P, LARGEST_P)
     bounded = p.clamp(1e-12, 1e10)
     w = -((bounded.square() + 4 / 27 * bounded**3).sqrt() + bounded).div(2).pow(1 / 3)

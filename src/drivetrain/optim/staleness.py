@@ -11,7 +11,7 @@ from drivetrain.base.errors import InvalidValue
 
 
 class StaleGradients:
-    """Delays the gradients of `params` by `staleness` steps, as a parameter server with that many workers beside this one does.
+    """Delays the gradients of `params` by `staleness` steps, as that many other workers on a parameter server do.
 
         stale = StaleGradients(model.parameters(), staleness=3)
         loss.backward()

@@ -1,8 +1,8 @@
 """What YellowFin measures: curvature range, gradient variance, distance to the optimum (sections 3.2 and appendix).
 
-Everything is a float64 tensor on the parameters' device and no value is read by the host, so that an accelerator never waits.
-EMA[v] starts at zero; `remaining` is the product of all betas so far, so that 1 - remaining is the zero-debias divisor, also
-for a beta that changes. w is the window; 0-dim tensors otherwise.
+Everything is a float64 tensor on the parameters' device and the host reads no value, so an accelerator never waits.
+EMA[v] starts at zero; `remaining` is the product of all betas so far, so that 1 - remaining is the zero-debias divisor,
+also for a beta that changes. w is the window; 0-dim tensors otherwise.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .options import YellowFinOptions
-from .single_step import single_step
+from .single_step import solve
 
 EPS = 1e-6
 H_MAX, H_MIN, NORM2, NORM, DENSITY, DISTANCE = range(6)  # places in `averages`
 
-FIELDS = ("steps", "remaining", "averages", "window", "h_max", "h_min", "variance", "distance", "mu", "lr")
+FIELDS = ("steps", "remaining", "averages", "window", "h_max", "h_min", "variance", "distance", "mu", "lr", "full_lr")
 
 
 class Statistics:
@@ -25,22 +25,22 @@ class Statistics:
     Attributes:
         steps: how many gradients were observed.
         remaining: product of the betas, 1 before the first gradient.
-        averages: EMAs (6,) of log h_max, log h_min (plain ones without log smoothing), ‖g‖², ‖g‖, nonzero fraction, distance.
+        averages: EMAs (6,) of log h_max and log h_min (plain without log smoothing), ‖g‖², ‖g‖, density, distance.
         window: the last w values of ‖g‖².
         h_max, h_min, variance, distance: the debiased results.
         mu, lr: target momentum and learning rate that were found last.
+        full_lr: the rate without slow start.
     """
 
     def __init__(self, options: YellowFinOptions, device: torch.device) -> None:
         self.options = options
-        full = {"dtype": torch.float64, "device": device}
-        self.steps = torch.zeros((), **full)
-        self.remaining = torch.ones((), **full)
-        self.averages = torch.zeros(6, **full)
-        self.window = torch.zeros(options.window, **full)
-        self.h_max, self.h_min, self.variance, self.distance = torch.zeros(4, **full).unbind()
-        self.mu = torch.full((), options.momentum, **full)
-        self.lr = torch.full((), options.lr, **full)
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        self.steps = self.h_max = self.h_min = self.variance = self.distance = zero
+        self.remaining = torch.ones_like(zero)
+        self.averages = zero.new_zeros(6)
+        self.window = zero.new_zeros(options.window)
+        self.mu = torch.full_like(zero, options.momentum)
+        self.lr = self.full_lr = torch.full_like(zero, options.lr)
         self._places = torch.arange(options.window, device=device)
 
     def beta(self) -> Tensor:
@@ -49,7 +49,7 @@ class Statistics:
         return torch.minimum(beta, (1 + self.steps) / (10 + self.steps)) if self.options.beta_warmup else beta
 
     def guard(self, norm2: Tensor) -> Tensor:
-        """The factor <= 1 that scales the gradient before it is observed: the user's clip, then √(protect h_max) (2.7 a, b)."""
+        """The factor <= 1 on the gradient before it is observed: the user's clip, then √(protect h_max) (2.7 a, b)."""
         norm = norm2.sqrt()
         limit = torch.full_like(norm, torch.inf)
         if self.options.clip is not None:
@@ -75,12 +75,13 @@ class Statistics:
             top, bottom = (top + EPS).log(), (bottom + EPS).log()
         norm = norm2.sqrt()
         seen = torch.stack([top, bottom, norm2, norm, norm if density is None else density])
-        averages = torch.lerp(self.averages[:DISTANCE], seen, 1 - beta)
+        weight = 1 - beta
+        averages = torch.lerp(self.averages[:DISTANCE], seen, weight)
         self.remaining = self.remaining * beta
-        # The debias divisors of the two inner averages cancel but for EPS, which must not weigh on the small first averages.
-        divisor = 1 - self.remaining if self.options.zero_debias else 1.0
+        # The debias divisors of both inner averages cancel but for EPS, which must not weigh on small first averages.
+        divisor = 1 - self.remaining if self.options.zero_debias else torch.ones_like(self.remaining)
         ratio = averages[NORM] / (averages[NORM2] + EPS * divisor)
-        distance = torch.lerp(self.averages[DISTANCE], ratio, 1 - beta)
+        distance = torch.lerp(self.averages[DISTANCE], ratio, weight)
         self.averages = torch.cat([averages, distance.reshape(1)])
         self.steps = self.steps + 1
         self._conclude(mean2, density is not None)
@@ -107,14 +108,16 @@ class Statistics:
             beta: what `beta()` returned, for `smooth_hyper`.
 
         Returns:
-            The rate to use, which is `self.lr` with the catastrophic-move limit (2.7 d); the factor <= 1 on the update when
-            ‖g‖² reached the previous h_max (2.7 c).
+            The rate to use, which is `self.lr` with the catastrophic-move limit (2.7 d); the factor <= 1 on the update
+            when ‖g‖² reached the previous h_max (2.7 c).
         """
-        mu, lr = single_step(self.distance, self.variance, self.h_min, self.h_max)
+        mu, lr = solve(self.distance, self.variance, self.h_min, self.h_max)
+        self.full_lr = lr
         if self.options.slow_start:
             lr = lr * (self.steps / self.options.slow_start).clamp(max=1)
         if self.options.smooth_hyper:
-            mu, lr = torch.lerp(self.mu, mu, 1 - beta), torch.lerp(self.lr, lr, 1 - beta)
+            weight = 1 - beta
+            mu, lr = torch.lerp(self.mu, mu, weight), torch.lerp(self.lr, lr, weight)
         first = self.steps <= 1  # one gradient has no variance: the constructor's values stand
         self.mu, self.lr = torch.where(first, self.mu, mu), torch.where(first, self.lr, lr)
         norm = norm2.sqrt()

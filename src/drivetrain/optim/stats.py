@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ class YellowFinStats:
         total_momentum: what the sensor measured; `mu` where gradients are not stale, NaN until measured.
         gradient_norm: ‖g‖ as it came in.
         clip: factor that clipping put on the update, 1 for none.
+        slow_start: steps over which the rate rises.
     """
 
     step: int
@@ -35,7 +36,7 @@ class YellowFinStats:
     total_momentum: float
     gradient_norm: float
     clip: float
-    slow_start: int = 0
+    slow_start: int
 
     @property
     def reason(self) -> str:
@@ -62,6 +63,9 @@ class YellowFinStats:
 
 
 def from_tensor(row: Tensor, slow_start: int) -> YellowFinStats:
-    """A record from its eleven numbers in the order of the fields; one read from the device."""
-    step, *rest = row.tolist()
-    return YellowFinStats(int(step), *rest, slow_start=slow_start)
+    """A record from its numbers in the order of the fields; one read from the device."""
+    step, *numbers = row.tolist()
+    return YellowFinStats(**dict(zip(_MEASURED, numbers, strict=True)), step=int(step), slow_start=slow_start)
+
+
+_MEASURED = [field.name for field in fields(YellowFinStats)][1:-1]

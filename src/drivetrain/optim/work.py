@@ -24,7 +24,7 @@ class Work:
 
     Attributes:
         originals: the parameters themselves, DTensors as they are.
-        params, grads, averages, buffers: their local tensors, their gradients' (decay and scale applied), and their state.
+        params, grads, averages, buffers: local tensors of them, their gradients (decayed, unscaled) and their state.
         groups: (param_group, slice of the lists).
         places: int64 (P,) positions among all parameters; None when all have a gradient.
     """

@@ -1,6 +1,7 @@
-"""YellowFin: momentum SGD that tunes its own momentum and learning rate (Zhang & Mitliagkas, MLSys 2019, arXiv 1706.03471).
+"""YellowFin: momentum SGD that tunes its own momentum and learning rate.
 
-One momentum and one rate for all parameters, derived anew at each step from four statistics of the gradient. P parameters.
+One momentum and one rate for all parameters, derived anew at each step from four statistics of the gradient.
+P parameters. Source: Zhang & Mitliagkas, MLSys 2019, arXiv 1706.03471.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from .work import Work, check_parameters, collect, masked
 class YellowFin(Optimizer):
     """Momentum SGD with automatic momentum and learning rate.
 
-    `param_groups[i]["lr"]` is a multiplier of the tuned rate, 1.0 at first: any `torch.optim.lr_scheduler` works on it, and
-    groups may have their own. The tuned rate is in `stats().lr`. Losses should be means over samples.
+    `param_groups[i]["lr"]` is a multiplier of the tuned rate, 1.0 at first: any `torch.optim.lr_scheduler` works on it,
+    and groups may have their own. The tuned rate is in `stats().lr`. Losses should be means over samples.
 
     Args:
         params: parameters or groups; a group may set `lr` (its multiplier) and `weight_decay`.
         lr, momentum: used for the first step, before anything is known.
         beta: smoothing of every statistic. Short runs (under 1,000 steps) forget faster with 0.99.
         window: w, gradients over which the curvature range is taken.
-        weight_decay: adds weight_decay * x to the gradient, statistics included; decoupled, shrinks x by rate * weight_decay.
+        weight_decay: adds weight_decay * x to the gradient, statistics included; decoupled, shrinks x by rate * decay.
         decoupled_weight_decay: as AdamW does.
         nesterov: look-ahead momentum.
         clip: limit on the gradient norm, before everything else.
@@ -52,15 +53,15 @@ class YellowFin(Optimizer):
         staleness: age of the gradients in steps; above 0 the closed loop holds the *total* momentum at its target.
         feedback: gain of that loop.
         sample: coordinates that the loop watches at most.
-        foreach: True for torch's multi-tensor operations, False for a plain loop, None for the fastest: the native kernel for
-            float32 on the CPU, multi-tensor operations elsewhere.
+        foreach: True for torch's multi-tensor operations, False for a plain loop, None for the fastest: the native
+            kernel for float32 on the CPU, multi-tensor operations elsewhere.
         process_group: group across which plain parameters are shards of one model; DTensors know theirs.
         beta_warmup: ours, not the paper's: beta rises as (1 + t) / (10 + t), so that early gradients are forgotten.
 
     Raises:
-        InvalidValue: an option out of range, no parameters, complex parameters, sparse gradients without `sparsity_debias`.
-        NonFiniteGradient: from `step`, on an infinite or NaN gradient; nothing is changed then. On a device that the check
-            would force the host to wait for, the step is skipped there and the error comes with a later step.
+        InvalidValue: an option out of range, no or complex parameters, sparse gradients without `sparsity_debias`.
+        NonFiniteGradient: from `step`, on an infinite or NaN gradient; nothing is changed then. On a device that the
+            check would force the host to wait for, the step is skipped there and a later step raises.
     """
 
     _step_supports_amp_scaling = (
@@ -122,6 +123,7 @@ class YellowFin(Optimizer):
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
         self._reduction: tuple[tuple[int, ...], Reduction] | None = None
+        self._remaining = torch.ones(0)
         params = list(params)
         if not params:
             raise InvalidValue("optim: YellowFin got an empty parameter list (params)")
@@ -136,7 +138,7 @@ class YellowFin(Optimizer):
             self._remaining = torch.cat([self._remaining, self._remaining.new_ones(new)])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step with the gradients in `.grad`; returns what `closure` returned, if one is given."""
         loss = None
         if closure is not None:
@@ -155,7 +157,7 @@ class YellowFin(Optimizer):
         return from_tensor(self._last, self.options.slow_start)
 
     def suggest(self) -> dict[str, float]:
-        """Medians of rate and momentum over the last 10 * window tuned steps: what to freeze in plain momentum SGD."""
+        """What to freeze in plain momentum SGD: medians over the last 10 * window steps, without slow start."""
         steps = 0 if self.statistics is None else int(self.statistics.steps)
         if steps < 2:
             raise InvalidValue(f"optim: YellowFin.suggest() needs at least 2 steps with a gradient, had {steps}")
@@ -304,7 +306,7 @@ class YellowFin(Optimizer):
         # tuned steps are 2, 3, ...; a step that was not observed writes its predecessor's values once more
         place = (s.steps - 2) % len(self._history)
         row = (self._places == place) & (s.steps > 1)
-        self._history = torch.where(row[:, None], torch.stack([lr, self._used_mu]), self._history)
+        self._history = torch.where(row[:, None], torch.stack([s.full_lr, self._used_mu]), self._history)
 
     def _watch(self, work: Work) -> None:
         if self.sensor is None:

@@ -1,0 +1,89 @@
+"""`drivetrain optim`: learning rate and momentum for one's own model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from .show import console, print_json, table
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _room() -> None:
+    """Optimizers that tune themselves."""
+
+
+@app.command()
+def suggest(
+    model: Annotated[str, typer.Option(help='The model, or a function that builds it: "module:attribute".')],
+    data: Annotated[
+        str, typer.Option(help='Batches of (inputs, targets), or a function that gives them: "module:attribute".')
+    ],
+    loss: Annotated[
+        str, typer.Option(help='A loss of torch.nn.functional, or "module:attribute"; a mean over samples.')
+    ] = "cross_entropy",
+    steps: Annotated[int, typer.Option(help="Training steps to try.")] = 200,
+    beta: Annotated[float, typer.Option(help="Smoothing of YellowFin's statistics.")] = 0.999,
+    seed: Annotated[int, typer.Option(help="Seeds torch, so that the model's first weights are the same again.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to train.")] = "cpu",
+    check: Annotated[bool, typer.Option(help="Train again by SGD with what was found.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Find a learning rate and a momentum for plain SGD. Exit 1 when SGD does not learn with them."""
+    import torch
+
+    from drivetrain.optim.suggest import suggest as find
+
+    torch.manual_seed(seed)
+    result = find(_model(model), _data(data), loss, steps=steps, check=check, device=device, beta=beta)
+    if json:
+        print_json({**asdict(result), "stats": result.stats.event(), "holds": result.holds})
+    else:
+        _show(result)
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+def _show(result: Any) -> None:
+    console.print(f"[bold]lr = {result.lr:.4g}, momentum = {result.momentum:.4g}[/]")
+    losses = [("first tenth of the steps", result.start), ("last tenth, YellowFin", result.tuned)]
+    if result.frozen is not None:
+        losses.append(("last tenth, SGD with these", result.frozen))
+    table(f"{result.steps} steps", ("mean loss", ""), [(name, f"{value:.4g}") for name, value in losses])
+    s = result.stats
+    table("", ("h_min", "h_max", "C", "D", "mu", "lr"), [(s.h_min, s.h_max, s.variance, s.distance, s.mu, s.lr)])
+    console.print(s.reason)
+    if result.holds:
+        console.print(f"next: torch.optim.SGD(params, lr={result.lr:.4g}, momentum={result.momentum:.4g})")
+    else:
+        worse = "diverged" if math.isinf(result.frozen) else "did not learn"
+        console.print(f"[bold red]SGD {worse} with these.[/] next: keep YellowFin itself, or try more --steps")
+
+
+def _model(reference: str) -> Any:
+    from torch import nn
+
+    from drivetrain.base.errors import InvalidValue
+    from drivetrain.optim.registry import load_attribute
+
+    found = load_attribute(reference, "model")
+    model = found if isinstance(found, nn.Module) else found() if callable(found) else found
+    if not isinstance(model, nn.Module):
+        raise InvalidValue(f"optim: --model {reference} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _data(reference: str) -> Any:
+    from drivetrain.base.errors import InvalidValue
+    from drivetrain.optim.registry import load_attribute
+
+    found = load_attribute(reference, "data")
+    data = found() if callable(found) else found
+    if not hasattr(data, "__iter__"):
+        raise InvalidValue(f"optim: --data {reference} gave a {type(data).__name__}, not batches")
+    return data

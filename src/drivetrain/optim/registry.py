@@ -1,0 +1,147 @@
+"""Optimizers by name: yellowfin, any of torch.optim, or the user's own "module:attribute"."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drivetrain.base.errors import DrivetrainError, InvalidValue, nearest, unknown_name
+
+from .yellowfin import YellowFin
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """Every name that `build` knows, sorted: yellowfin and the optimizers of torch.optim, in lower case."""
+    return tuple(sorted(["yellowfin", *_torch_optimizers()]))
+
+
+def build(
+    name: str, params: Iterable[Any], *, folder: str | Path | None = None, **options: Any
+) -> torch.optim.Optimizer:
+    """Build an optimizer by name.
+
+    Args:
+        name: one of `names()`, in any case, or "module:attribute", a class or function called as (params, **options).
+        params: parameters or parameter groups.
+        folder: where "module:attribute" is looked for first; None is the working folder.
+        options: keyword arguments of the optimizer; a list stands for a tuple, as TOML has no tuples.
+
+    Raises:
+        InvalidValue: an unknown name or option (the nearest is suggested), a value of the wrong type or out of range.
+    """
+    make = _find(name, folder)
+    checked = _check_options(name, make, options)
+    try:
+        optimizer = make(params, **checked)
+    except DrivetrainError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(f"optim: {name} could not be built with {options or 'no options'}: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InvalidValue(f"optim: {name} gave a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    return optimizer
+
+
+def load_attribute(reference: str, what: str, folder: str | Path | None = None) -> Any:
+    """Import "module:attribute"; `folder`, the working folder if None, is searched first, as `python -m` does.
+
+    Args:
+        reference: as "my_models:build"; the attribute may be dotted.
+        what: what it should be, for the message: "optimizer".
+
+    Raises:
+        InvalidValue: not of that form, an import that fails (with what it raised), no such attribute.
+    """
+    module_name, colon, attribute = reference.partition(":")
+    if not colon or not module_name or not attribute:
+        raise InvalidValue(f'optim: {what} {reference!r} is not of the form "module:attribute"')
+    here = str(Path(folder or Path.cwd()).resolve())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise InvalidValue(
+            f"optim: {what} {reference!r}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise unknown_name(f"optim: {what} {reference!r}: attribute", part, [n for n in dir(found) if n[0] != "_"])
+        found = getattr(found, part)
+    return found
+
+
+@functools.cache
+def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
+    found = {}
+    for name in dir(torch.optim):
+        value = getattr(torch.optim, name)
+        if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer:
+            found[name.lower()] = value
+    return found
+
+
+def _find(name: str, folder: str | Path | None) -> Callable[..., Any]:
+    if ":" in name:
+        make = load_attribute(name, "optimizer", folder)
+        if not callable(make):
+            raise InvalidValue(f"optim: {name} is a {type(make).__name__}, not a class or function")
+        return make
+    known: dict[str, Callable[..., Any]] = {"yellowfin": YellowFin, **_torch_optimizers()}
+    if name.lower() not in known:
+        raise unknown_name("optim: optimizer", name, names())
+    return known[name.lower()]
+
+
+def _check_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Options against the signature: names always, types where they are annotated."""
+    try:
+        parameters = list(inspect.signature(make).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return options
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return options
+    allowed = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for option in options:
+        if option not in allowed:
+            close = nearest(option, allowed)
+            guess = f"did you mean {close!r}? " if close else ""
+            raise InvalidValue(
+                f"optim: {name} takes no option {option!r}", hint=f"{guess}allowed: {', '.join(sorted(allowed))}"
+            )
+    hints = _hints(make)
+    return {option: _check_type(name, option, value, hints.get(option)) for option, value in options.items()}
+
+
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    except Exception:  # an annotation that can't be evaluated: the constructor itself must judge
+        return {}
+
+
+def _check_type(name: str, option: str, value: Any, hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if hint is None or isinstance(value, Tensor):
+        return value
+    if isinstance(value, list):
+        value = tuple(value)
+    try:
+        TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=True)).validate_python(value)
+    except ValidationError as error:
+        reason = "; ".join(dict.fromkeys(detail["msg"][0].lower() + detail["msg"][1:] for detail in error.errors()))
+        raise InvalidValue(f"optim: {name}: option {option} is {value!r}", hint=reason) from None
+    except Exception:  # a type pydantic knows nothing about
+        return value
+    return value
