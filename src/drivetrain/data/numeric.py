@@ -170,12 +170,10 @@ class NumericStats:
         """Both histograms, in TFDV's order."""
         return [self.standard_histogram, self.quantiles_histogram]
 
-    def update(
-        self, values: NDArray[Any], weights: NDArray[np.float64] | None = None, *, track_weights: bool = False
-    ) -> None:
+    def update(self, values: NDArray[Any], weights: NDArray[np.float64] | None = None) -> None:
         """Add a batch; float arrays may hold NaN and infinities."""
         self.num_values += len(values)
-        if track_weights and weights is not None:
+        if weights is not None:
             self._update_weighted(values, weights)
         ordered = np.sort(values)  # gives extremes, zeros, infinities and NaN (last) by bisection
         start, stop = 0, len(ordered)

@@ -69,7 +69,7 @@ class CommonStats:
     """Presence and number of values of a feature; the plain names are those of level 0.
 
     `weighted_*` count an example by its weight; None where no weight was given. `lengths` summarises the number of
-    values per example, for list features.
+    values per example, for list features; `num_null_values` are nulls inside lists.
     """
 
     levels: list[Level] = field(default_factory=lambda: [Level()])
@@ -77,6 +77,7 @@ class CommonStats:
     weighted_num_missing: float | None = None
     weighted_tot_num_values: float | None = None
     lengths: QuantileSketch | None = None
+    num_null_values: int = 0
 
     @classmethod
     def of(
@@ -147,13 +148,14 @@ class CommonStats:
         pairs = [(_at(self.levels, i), _at(other.levels, i)) for i in range(depth)]
         lengths = None
         if self.lengths is not None or other.lengths is not None:
-            lengths = self._lengths().merge(other._lengths())
+            lengths = self.constant_lengths().merge(other.constant_lengths())
         return CommonStats(
             [a.merge(b) for a, b in pairs],
             _sum(self.weighted_num_non_missing, other.weighted_num_non_missing),
             _sum(self.weighted_num_missing, other.weighted_num_missing),
             _sum(self.weighted_tot_num_values, other.weighted_tot_num_values),
             lengths,
+            self.num_null_values + other.num_null_values,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -171,7 +173,7 @@ class CommonStats:
         lengths = data["lengths"] and QuantileSketch.from_json(data["lengths"])
         return cls(**{**data, "levels": levels, "lengths": lengths})
 
-    def _lengths(self) -> QuantileSketch:
+    def constant_lengths(self) -> QuantileSketch:
         """The sketch, or for a scalar column as many ones as it has values."""
         if self.lengths is not None or not self.num_non_missing:
             return self.lengths or QuantileSketch()

@@ -1,6 +1,6 @@
 """Quantiles of a stream in bounded memory: weighted, mergeable, with a proved rank error.
 
-The randomised merge-and-halve summary of Agarwal, Cormode, Huang, Phillips, Wei, Yi, "Mergeable Summaries" (PODS 2012, §3),
+The randomised merge-and-halve summary of Agarwal, Cormode, Huang, Phillips, Wei, Yi, "Mergeable Summaries" (PODS 2012),
 with systematic resampling in place of odd/even halving, so that values may carry weights. It is the idea of a KLL
 sketch at the grain of whole batches: sorting a batch costs 10 ns a value where updating a KLL costs 50.
 
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 POINTS = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """Sorted points that stand for `count` values of total weight `weight`; each point carries weight / len(points)."""
 

@@ -115,7 +115,7 @@ class FeatureStats:
 
 @dataclass(frozen=True)
 class RejectedRow:
-    """A row that could not be read: where ("flights.csv:17"), the column if one is to blame, why, and the row's text."""
+    """A row that could not be read: where ("flights.csv:17"), why, the column if one is to blame, the text."""
 
     where: str
     reason: str
@@ -153,6 +153,7 @@ class Stats:
     features: dict[str, FeatureStats] = field(default_factory=dict)
     slices: dict[str, Stats] = field(default_factory=dict)
     rejected: Rejected = field(default_factory=Rejected)
+    notes: list[str] = field(default_factory=list)
     extras: dict[str, Any] = field(default_factory=dict)
 
     def __or__(self, other: Stats) -> Stats:
@@ -173,6 +174,7 @@ class Stats:
             features=features,
             slices=slices,
             rejected=self.rejected.merge(other.rejected),
+            notes=list(dict.fromkeys(self.notes + other.notes)),
             extras=_merge_extras(self.extras, other.extras),
         )
 
@@ -186,6 +188,7 @@ class Stats:
             "features": [feature.to_json() for feature in self.features.values()],
             "slices": [part.to_json() for part in self.slices.values()],
             "rejected": {"count": self.rejected.count, "samples": [vars(row) for row in self.rejected.samples]},
+            "notes": self.notes,
             "extras": {name: part.to_json() for name, part in self.extras.items()},
         }
 
@@ -204,6 +207,7 @@ class Stats:
             features={feature.name: feature for feature in features},
             slices={part.name: part for part in slices},
             rejected=Rejected(data["rejected"]["count"], rows),
+            notes=data["notes"],
             extras={name: EXTRAS[name].from_json(part) for name, part in data["extras"].items()},
         )
 
