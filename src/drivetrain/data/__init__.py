@@ -1,6 +1,6 @@
 """Data validation: statistics of a batch, a schema as the contract about it, and what breaks it (system 17).
 
-`analyze` and `Csv`, which need pyarrow, are imported at first use.
+`Csv` is imported at first use, since it needs pyarrow.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .analyze import analyze
 from .distances import jensen_shannon, kolmogorov_smirnov, l_infinity, noise_floor, wasserstein_1
 from .domains import (
     BoolDomain,
@@ -42,7 +43,6 @@ from .stats import FeatureStats, Stats
 from .validate import update, validate
 
 if TYPE_CHECKING:
-    from .analyze import analyze
     from .csv_blocks import Csv
 
 __all__ = [
@@ -90,7 +90,7 @@ __all__ = [
     "wasserstein_1",
 ]
 
-_LAZY = {"analyze": "analyze", "Csv": "csv_blocks"}
+_LAZY = {"Csv": "csv_blocks"}
 
 
 def __getattr__(name: str) -> Any:

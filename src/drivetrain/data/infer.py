@@ -95,14 +95,23 @@ def infer_feature(seen: FeatureStats, stats: Stats, *, max_domain: int = MAX_DOM
         feature.domain = infer_domain(seen, max_domain)
     if ranges and feature.domain is None:
         _propose_range(feature, seen)
-    coverage = domain_coverage(seen) if isinstance(feature.domain, StringDomain) else None
-    if coverage and coverage.unseen > 0:
-        mass = math.floor((1 - 3 * coverage.unseen) * 1e4) / 1e4
-        feature.comment = (
-            f"{coverage.singletons} of {coverage.distinct} values were seen once, so about {coverage.unseen:.2%} "
-            f"of the next batch will be new values; consider min_domain_mass = {max(0.0, mass):g}"
-        )
+    if isinstance(feature.domain, StringDomain):
+        feature.comment = _coverage_comment(seen)
     return feature
+
+
+def _coverage_comment(seen: FeatureStats) -> str | None:
+    """Advice on a list of values that the next batch will very likely leave: spec 17 §8."""
+    coverage = domain_coverage(seen)
+    if coverage is None or not coverage.singletons:
+        return None
+    n = coverage.singletons / coverage.unseen
+    # The number of new values in a batch of this size is about Poisson; three of its deviations above the estimate.
+    above = coverage.singletons + 3 * math.sqrt(coverage.singletons) + 1
+    mass = math.floor((1 - above / n) * 1e4) / 1e4
+    advice = f"consider min_domain_mass = {mass:g}" if mass > 0.5 else "a list of values may not suit it"
+    seen_once = f"{coverage.singletons} of {coverage.distinct} values were seen once"
+    return f"{seen_once}, so about {coverage.unseen:.2%} of the next batch will be new values; {advice}"
 
 
 def infer_valency(feature: Feature, seen: FeatureStats) -> None:

@@ -106,14 +106,14 @@ class _Visit(NamedTuple):
 
 def _walk(schema: Schema, stats: Stats) -> Iterator[_Visit]:
     """Features, their paths, and whether they are to be checked: fields only where their struct is there."""
-    stack = [_Visit(name, feature, feature.checked) for name, feature in schema.features.items()]
+    stack = [_Visit(name, feature, feature.checked) for name, feature in reversed(schema.features.items())]
     while stack:
         visit = stack.pop()
         yield visit
         if isinstance(visit.feature.domain, StructDomain):
             seen = stats.features.get(visit.path)
             active = visit.active and seen is not None and seen.type == "struct"
-            for name, child in visit.feature.domain.features.items():
+            for name, child in reversed(visit.feature.domain.features.items()):
                 stack.append(_Visit(f"{visit.path}.{name}", child, active and child.checked))
 
 
