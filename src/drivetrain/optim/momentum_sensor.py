@@ -51,6 +51,14 @@ def _median_ratio(
     return torch.where(move.abs() < SMALLEST_MOVE, torch.nan, ratio).nanmedian()
 
 
+def feed_back(mu: Tensor, target: Tensor, total: Tensor, gain: float) -> Tensor:
+    """The algorithm's next momentum: lowered where the measured total is above the target; unchanged when it is NaN.
+
+    It may go negative, which takes away what staleness adds; kept in [-0.99, 0.999] (the bounds are ours).
+    """
+    return (mu + (gain * (target - total)).nan_to_num(0.0)).clamp(-0.99, 0.999)
+
+
 class MomentumSensor:
     """Remembers sampled iterates and rates, and measures total momentum after each step.
 

@@ -69,12 +69,13 @@ def collect(optimizer: YellowFin) -> Work:
     work = Work([], [], [], [], [], [], None)
     places: list[int] = []
     position = 0
+    grad_scale = getattr(optimizer, "grad_scale", None)  # torch.amp.GradScaler sets it for the step and deletes it
     for group in optimizer.param_groups:
         start = len(work.params)
         decay = 0.0 if options.decoupled_weight_decay else group["weight_decay"]
         for param in group["params"]:
             if param.grad is not None:
-                grad = _gradient(param, position, options, decay, optimizer.grad_scale)
+                grad = _gradient(param, position, options, decay, grad_scale)
                 _append(work, param, grad, optimizer.state[param])
                 places.append(position)
             position += 1

@@ -18,7 +18,7 @@ from drivetrain.base.errors import InvalidValue
 from . import checkpoint
 from .foreach import Foreach, Loop, Passes
 from .fused import fits, load
-from .momentum_sensor import MomentumSensor
+from .momentum_sensor import MomentumSensor, feed_back
 from .nonfinite import DeferredReport, nonfinite_error
 from .options import YellowFinOptions
 from .sharding import Reduction
@@ -120,8 +120,6 @@ class YellowFin(Optimizer):
         self.process_group = process_group
         self.statistics: Statistics | None = None
         self.sensor: MomentumSensor | None = None
-        self.grad_scale: Tensor | None = None
-        self.found_inf: Tensor | None = None
         self._reduction: tuple[tuple[int, ...], Reduction] | None = None
         self._remaining = torch.ones(0)
         params = list(params)
@@ -203,7 +201,8 @@ class YellowFin(Optimizer):
         if not reads and (late := self._report.poll()):
             step, index = late
             raise nonfinite_error(index, self._shape(index), step, skipped=True)
-        if reads and self.found_inf is not None and self.found_inf.item():
+        found_inf = getattr(self, "found_inf", None)
+        if reads and found_inf is not None and found_inf.item():
             if self.sensor is not None:
                 self.sensor.hold()
             return
@@ -279,8 +278,7 @@ class YellowFin(Optimizer):
             passes.move(*lists, nesterov=self.options.nesterov, **numbers)
         if self.sensor is not None:
             total = self._reduce(work).mean_known(self.sensor.measure(work.params, work.grads, scale, rates))
-            correction = (self.options.feedback * (target - total)).nan_to_num(0.0)
-            self._mu = (mu + correction).clamp(-0.99, 0.999)
+            self._mu = feed_back(mu, target, total, self.options.feedback)
             self._total = total
         else:
             self._total = mu
@@ -322,7 +320,8 @@ class YellowFin(Optimizer):
     def _skip_bad(self, work: Work, squares: Tensor, norm2: Tensor) -> tuple[Work, Tensor, Tensor]:
         """Without a host read: gradients become zero where the step must not count, and the report is sent."""
         finite = norm2.isfinite()
-        expected = torch.zeros_like(finite) if self.found_inf is None else self.found_inf.reshape(()) != 0
+        found_inf = getattr(self, "found_inf", None)
+        expected = torch.zeros_like(finite) if found_inf is None else found_inf.reshape(()) != 0
         bad_place = (~squares.isfinite()).double().argmax()
         index = bad_place if work.places is None else work.places[bad_place]
         self._report.post(~finite & ~expected, self._statistics().steps + 1, index)
