@@ -55,20 +55,9 @@ class FeatureAccumulator:
         self.stats.common.levels[0].add_scalars(len(column) - missing, missing)
         self._add_values(column, weights)
 
-    def add_tensors(self, values: NDArray[Any], shape: tuple[int, ...], dtype: str, examples: int) -> None:
-        """Add `examples` tensors of one shape; `values` are all their numbers in one flat array."""
-        self.stats.tensor = self.stats.tensor or TensorStats()
-        self.stats.tensor.add(dtype, shape, examples)
-        size = int(np.prod(shape, dtype=np.int64))
-        if shape:
-            self._add_lengths(0, np.full(examples, size), 0)
-        else:
-            self.stats.common.levels[0].add_scalars(examples, 0)
-        if values.dtype == np.bool_:
-            self.stats.logical = "bool"
-            values = values.astype(np.uint8)
-        self._widen("float" if values.dtype.kind == "f" else "int")
-        self._numeric().update(values)
+    def note_tensors(self, tensors: TensorStats) -> None:
+        """Remember the dtypes and shapes of the tensors a batch was made of."""
+        self.stats.tensor = tensors if self.stats.tensor is None else self.stats.tensor.merge(tensors)
 
     def finish(self) -> dict[str, FeatureStats]:
         """The statistics, with those of the children of a struct behind them."""

@@ -70,14 +70,5 @@ def analyze(
         generators=generators,
         name=name,
     )
-    if type(source).__module__.partition(".")[0] == "torch" or (hasattr(source, "__getitem__") and _is_dataset(source)):
-        from .loaders import add_loader
-
-        add_loader(analyzer, source)
-    else:
-        analyzer.read(source)
+    analyzer.read(source)
     return analyzer.stats()
-
-
-def _is_dataset(source: Any) -> bool:
-    return any(kind.__module__.startswith("torch.utils.data") for kind in type(source).__mro__)

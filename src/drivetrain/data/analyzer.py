@@ -91,20 +91,12 @@ class Analyzer:
         table, weights = self._prepare(batch)
         shown = [name for name in table.schema.names if name and (self._columns is None or name in self._columns)]
         self._all.add({name: table[name] for name in shown}, table.num_rows, weights, self._pool)
+        for name in batch.tensors.keys() & set(shown):
+            self._all.features[name].note_tensors(batch.tensors[name])
         for accumulator, part, part_weights in self._sliced(table, weights):
             accumulator.add({name: part[name] for name in shown}, part.num_rows, part_weights, self._pool)
         for generator in self._generators:
             generator.update(table)
-
-    def add_tensors(self, name: str, values: Any, shape: tuple[int, ...], dtype: str, examples: int) -> None:
-        """Add `examples` tensors of one shape as a feature; `values` are all their numbers, flat."""
-        self._all.feature(name).add_tensors(values, shape, dtype, examples)
-
-    def count(self, examples: int, present: set[str]) -> None:
-        """Count examples whose features came by `add_tensors`; features not in `present` have missed them."""
-        for name in self._all.features.keys() - present:
-            self._all.features[name].add(pa.nulls(examples))
-        self._all.num_examples += examples
 
     def stats(self) -> Stats:
         """The statistics so far."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
+
+from .presence import TensorStats
 
 
 @dataclass
@@ -19,6 +21,7 @@ class Batch:
         lines: gives the line numbers of all rows, for text files; called only when a line is asked for.
         part: file and block of a CSV source.
         restarts: columns that from here on are read as text and whose earlier values will come again.
+        tensors: dtypes and shapes, for columns made of tensors.
     """
 
     table: pa.RecordBatch
@@ -27,6 +30,7 @@ class Batch:
     lines: Callable[[], list[int]] | None = None
     part: tuple[int, int] = (0, 0)
     restarts: frozenset[str] = frozenset()
+    tensors: dict[str, TensorStats] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
         """Place of a row of this batch: "flights.csv:17" in a text file, else "flights.parquet row 16" or "row 16"."""

@@ -29,7 +29,7 @@ class Moments:
 
     @classmethod
     def of(cls, values: NDArray[Any], weights: NDArray[np.float64] | None = None) -> Moments:
-        """Moments of one batch, in two passes."""
+        """Moments of one batch, in two passes; numpy's pairwise sums (np.dot would wake the threads of BLAS)."""
         if len(values) == 0:
             return cls()
         values = values.astype(np.float64, copy=False)
@@ -39,13 +39,14 @@ class Moments:
             if not math.isfinite(mean):
                 mean = float((values / len(values)).sum())
             centred = values - mean
-            return cls(float(len(values)), mean, float(np.dot(centred, centred)))
+            centred *= centred
+            return cls(float(len(values)), mean, float(centred.sum()))
         weight = float(weights.sum())
         if weight == 0.0:
             return cls()
-        mean = float(np.dot(values, weights) / weight)
+        mean = float((values * weights).sum() / weight)
         centred = values - mean
-        return cls(weight, mean, float(np.dot(centred * weights, centred)))
+        return cls(weight, mean, float((centred * centred * weights).sum()))
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both (Chan et al.)."""

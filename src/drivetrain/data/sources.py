@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..base.errors import InvalidValue, MissingFile
 from ..base.extras import require
-from .analyze import analyze
 from .batch import Batch
 from .dialect import Csv
 from .stats import Rejected
@@ -77,6 +77,11 @@ def open_source(
     from .examples import ExampleReader
     from .tables import TableReader, arrow_batches, pandas_batches
 
+    # Nothing of torch's kind can come without torch having been imported by whoever made it.
+    if "torch" in sys.modules and _is_torch(source):
+        from .loaders import LoaderReader
+
+        return LoaderReader(source, columns=columns)
     if isinstance(source, Mapping):
         source = pa.table({str(name): _column(values) for name, values in source.items()})
     module = type(source).__module__.partition(".")[0]
@@ -144,6 +149,12 @@ def _open_files(
     return TableReader(lambda reader: binary_batches([str(file) for file in files], columns, batch_rows, threads))
 
 
+def _is_torch(source: Any) -> bool:
+    from torch.utils.data import DataLoader, Dataset
+
+    return isinstance(source, Dataset | DataLoader)
+
+
 def _column(values: Any) -> Any:
     import pyarrow as pa
 
@@ -169,4 +180,4 @@ def _hidden(path: Path, base: Path) -> bool:
     return any(part.startswith((".", "_")) for part in path.relative_to(base).parts)
 
 
-__all__ = ["Csv", "Reader", "analyze", "list_files", "open_source"]
+__all__ = ["Csv", "Reader", "list_files", "open_source"]

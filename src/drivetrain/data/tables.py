@@ -14,6 +14,7 @@ from .examples import column_of
 from .stats import Rejected
 
 PARQUET = (".parquet", ".pq")
+BUFFER = 1 << 16  # bytes read at a time from a column of a Parquet file
 
 
 class TableReader:
@@ -37,9 +38,8 @@ def binary_batches(files: list[str], columns: list[str] | None, batch_rows: int,
             else:
                 yield from _ipc_batches(file, columns, batch_rows)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise InvalidValue(
-                f"data: {file}: can't be read as {'Parquet' if Path(file).suffix in PARQUET else 'Arrow'}: {error}"
-            ) from error
+            kind = "Parquet" if Path(file).suffix in PARQUET else "Arrow"
+            raise InvalidValue(f"data: {file}: can't be read as {kind}: {error}") from error
 
 
 def _parquet_batches(file: str, columns: list[str] | None, batch_rows: int, threads: int) -> Iterator[Batch]:
@@ -49,7 +49,8 @@ def _parquet_batches(file: str, columns: list[str] | None, batch_rows: int, thre
     _check_columns(columns, schema.names, file)
     # Text as dictionary codes: cheaper to decode, and counting becomes counting integers.
     texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    with pa.parquet.ParquetFile(file, read_dictionary=texts) as parquet:
+    # Buffered, not pre-read: reading ahead would hold every row group of the file at once.
+    with pa.parquet.ParquetFile(file, read_dictionary=texts, pre_buffer=False, buffer_size=BUFFER) as parquet:
         row = 0
         for batch in parquet.iter_batches(batch_rows, columns=columns, use_threads=threads > 1):
             yield Batch(batch, file, row)
