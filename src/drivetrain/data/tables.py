@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet
 
 from ..base.errors import InvalidValue, unknown_name
 from .batch import Batch
