@@ -9,6 +9,7 @@ from ..base.extras import require
 from .stats import Stats
 
 if TYPE_CHECKING:
+    from .generators import Generator
     from .schema import Schema
     from .slices import Slice
 
@@ -25,7 +26,7 @@ def analyze(
     columns: Sequence[str] | None = None,
     batch_rows: int = 131_072,
     threads: int | None = None,
-    generators: Sequence[Any] = (),
+    generators: Sequence[Generator] = (),
     name: str | None = None,
 ) -> Stats:
     """Compute the statistics of a data set in one pass and bounded memory.

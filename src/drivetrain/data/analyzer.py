@@ -17,6 +17,7 @@ from .accumulate import Accumulator, FeatureAccumulator
 from .batch import Batch
 from .csv_reader import CsvReader
 from .domains import FloatDomain, IntDomain
+from .generators import Generator, from_schema
 from .numeric import FINEST
 from .slices import MOST, Slice, check_slices, parse_slices, too_many
 from .sources import open_source
@@ -41,7 +42,7 @@ class Analyzer:
         columns: Sequence[str] | None = None,
         batch_rows: int = 131_072,
         threads: int | None = None,
-        generators: Sequence[Any] = (),
+        generators: Sequence[Generator] = (),
         name: str | None = None,
     ) -> None:
         _check("sample", sample, sample is None or 0 < sample <= 1, "a share in (0, 1]")
@@ -55,7 +56,8 @@ class Analyzer:
         self._columns = None if columns is None else list(columns)
         self.threads = threads or min(4, os.cpu_count() or 1)
         self._types, self._categorical = _from_schema(schema)
-        self._generators = [generator.start() for generator in generators]
+        wanted = [*from_schema(schema), *generators]
+        self._generators = [(generator, generator.start()) for generator in wanted]
         self._all = Accumulator(self._feature)
         self._parts: dict[str, Accumulator] = {}
         self._result = Stats(name or ALL)
@@ -95,8 +97,8 @@ class Analyzer:
             self._all.features[name].note_tensors(batch.tensors[name])
         for accumulator, part, part_weights in self._sliced(table, weights):
             accumulator.add({name: part[name] for name in shown}, part.num_rows, part_weights, self._pool)
-        for generator in self._generators:
-            generator.update(table)
+        for _, state in self._generators:
+            state.update(table)
 
     def stats(self) -> Stats:
         """The statistics so far."""
@@ -110,8 +112,10 @@ class Analyzer:
         for label, part in sorted(self._parts.items()):
             weighted = part.weight if self._weight else None
             result.slices[label] = Stats(label, part.num_examples, weighted, part.finish())
-        for generator in self._generators:
-            generator.finish(result)
+        for generator, state in self._generators:
+            home = result if generator.feature is None else result.features.get(generator.feature)
+            if home is not None:
+                home.extras[generator.key] = state
         return result
 
     def _prepare(self, batch: Batch) -> tuple[pa.RecordBatch, Any]:

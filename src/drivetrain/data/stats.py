@@ -109,7 +109,7 @@ class FeatureStats:
             logical=data["logical"],
             tensor=part("tensor", TensorStats),
             notes=data["notes"],
-            extras={name: EXTRAS[name].from_json(extra) for name, extra in data["extras"].items()},
+            extras={name: EXTRAS[extra["kind"]].from_json(extra) for name, extra in data["extras"].items()},
         )
 
 
@@ -208,7 +208,7 @@ class Stats:
             slices={part.name: part for part in slices},
             rejected=Rejected(data["rejected"]["count"], rows),
             notes=data["notes"],
-            extras={name: EXTRAS[name].from_json(part) for name, part in data["extras"].items()},
+            extras={name: EXTRAS[extra["kind"]].from_json(extra) for name, extra in data["extras"].items()},
         )
 
     def save(self, path: str | Path) -> None:
