@@ -72,8 +72,8 @@ class FeatureAccumulator:
         lengths = np.ones(len(column))
         if _is_list(column.type):
             lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0), np.float64)
-        there, total = float(weights[present].sum()), float(weights.sum())
-        self.stats.common.add_weights(there, total - there, float((weights * lengths)[present].sum()))
+        there, absent = float(weights[present].sum()), float(weights[~present].sum())
+        self.stats.common.add_weights(there, absent, float((weights * lengths)[present].sum()))
 
     def _add_list(self, column: pa.Array, weights: Weights) -> None:
         depth = 0

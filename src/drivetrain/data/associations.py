@@ -13,6 +13,7 @@ MOST_FEATURES = 50  # pairs grow with the square
 MOST_PAIRS = 100_000  # values of x together with values of y
 SAMPLE = 10_000  # examples kept for mutual information
 BINS = 10
+PLAIN = (int, float, str)
 
 
 @dataclass
@@ -180,8 +181,8 @@ class MutualInformationStats:
         chosen = table.take(np.sort(kept)).to_pylist()
         fresh = zip(priorities[np.sort(kept)].tolist(), chosen, strict=True)
         for priority, row in fresh:
-            plain = {name: value for name, value in row.items() if value is None or isinstance(value, int | float |
-            str)} self.rows.append([priority, plain])
+            plain = {name: value for name, value in row.items() if value is None or isinstance(value, PLAIN)}
+            self.rows.append([priority, plain])
         self.rows = sorted(self.rows, key=lambda row: row[0])[:SAMPLE]
         self.seen += table.num_rows
 
@@ -212,10 +213,11 @@ def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[float]:
 
 def _codes(values: list[Any]) -> NDArray[np.int64]:
     """Small integers for the values: decile for numbers of many values, else one for each value."""
-    there = [value for value in values if isinstance(value, int | float) and not (value != value)]
-    if len(there) + sum(value is None or value != value for value in values) == len(values) and len(set(there)) > BINS:
+    gone = [value is None or value != value for value in values]
+    there = [value for value, missing in zip(values, gone, strict=True) if not missing]
+    if len(set(there)) > BINS and all(isinstance(value, int | float) for value in there):
         edges = np.unique(np.quantile(np.array(there, float), np.linspace(0.0, 1.0, BINS + 1)[1:-1]))
-        numbers = np.array([math.nan if value is None else value for value in values], float)
+        numbers = np.array([math.nan if missing else value for value, missing in zip(values, gone, strict=True)], float)
         deciles = np.searchsorted(edges, numbers, side="right")
         return np.where(np.isnan(numbers), len(edges) + 1, deciles).astype(np.int64)
     return np.unique([repr(value) for value in values], return_inverse=True)[1].astype(np.int64)

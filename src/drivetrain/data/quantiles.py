@@ -66,6 +66,14 @@ class QuantileSketch:
         sketch._push(Run(np.full(POINTS, value), count, float(count)))
         return sketch
 
+    @classmethod
+    def from_cdf(cls, edges: Floats, shares: Floats, count: int) -> QuantileSketch:
+        """The sketch of `count` values of which share `shares[i]` lies at or below `edges[i]`, evenly in between."""
+        points = np.interp((np.arange(POINTS) + 0.5) / POINTS, shares, edges)
+        sketch = cls()
+        sketch.runs.append(Run(points, count, float(count)))
+        return sketch
+
     @property
     def n(self) -> int:
         """Number of values seen."""

@@ -70,16 +70,18 @@ class ValueCounts:
     total: float = 0
     undercount: float = 0
     distinct: DistinctSketch | None = None
+    given_unique: int | None = None  # where the table came from elsewhere, cut short
 
     @property
     def exact(self) -> bool:
         """True while no value was dropped."""
-        return self.distinct is None
+        return self.distinct is None and self.given_unique is None
 
     @property
     def unique(self) -> int:
         """Number of distinct values; an estimate where not `exact`."""
-        return len(self.table) if self.distinct is None else max(len(self.table), self.distinct.estimate)
+        estimate = 0 if self.distinct is None else self.distinct.estimate
+        return max(len(self.table), estimate, self.given_unique or 0)
 
     def update(self, counts: Mapping[bytes, float]) -> None:
         """Add counted values (each key of a batch once)."""
@@ -97,7 +99,8 @@ class ValueCounts:
         distinct = None
         if self.distinct is not None or other.distinct is not None:
             distinct = self._sketched().merge(other._sketched())
-        merged = ValueCounts(dict(self.table), self.total, self.undercount + other.undercount, distinct)
+        given = max(self.given_unique or 0, other.given_unique or 0) or None
+        merged = ValueCounts(dict(self.table), self.total, self.undercount + other.undercount, distinct, given)
         for value, count in other.table.items():
             merged.table[value] = merged.table.get(value, 0) + count
         merged.total += other.total
@@ -129,6 +132,7 @@ class ValueCounts:
             "counts": list(self.table.values()),
             "total": self.total,
             "undercount": self.undercount,
+            "given_unique": self.given_unique,
             "distinct": None if self.distinct is None else base64.b64encode(self.distinct.to_bytes()).decode(),
         }
 
@@ -137,7 +141,13 @@ class ValueCounts:
         """Inverse of `to_json`."""
         labels = [label.encode("utf-8", "surrogateescape") for label in data["labels"]]
         distinct = data["distinct"] and DistinctSketch(base64.b64decode(data["distinct"]))
-        return cls(dict(zip(labels, data["counts"], strict=True)), data["total"], data["undercount"], distinct or None)
+        return cls(
+            dict(zip(labels, data["counts"], strict=True)),
+            data["total"],
+            data["undercount"],
+            distinct or None,
+            data["given_unique"],
+        )
 
 
 @dataclass
