@@ -128,6 +128,7 @@ class FeatureAccumulator:
         if name != "null":
             self._widen(name)
             if name in ("int", "float"):
+                self.stats.logical = self.stats.logical or numbers(pa.nulls(0, kind))[1]
                 self._numeric()
             elif name == "string":
                 self._text()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
-
-import numpy as np
 
 MAGIC = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png", b"GIF8": "gif", b"BM": "bmp"}
 TIMES = (
@@ -181,12 +180,11 @@ class TimeStats:
         """Add a batch; every distinct text is parsed once."""
         if self.feature not in table.schema.names:
             return
-        values = np.array([str(v) for v in _leaves(table[self.feature].drop_null().to_pylist())], dtype=object)
-        found, counts = np.unique(values, return_counts=True) if len(values) else ([], [])
-        for text, count in zip(found, counts, strict=True):
-            self.num_values += int(count)
+        values = [str(value) for value in _leaves(table[self.feature].drop_null().to_pylist())]
+        for text, count in Counter(values).items():
+            self.num_values += count
             for form in self.formats:
-                self.formats[form] += int(count) * _follows(text, form)
+                self.formats[form] += count * _follows(text, form)
 
     def merge(self, other: TimeStats) -> TimeStats:
         """Both streams."""

@@ -21,47 +21,48 @@ FINEST = 10_000  # most buckets a histogram may be asked for
 
 @dataclass
 class Moments:
-    """Weight, mean and weighted sum of squared deviations of finite numbers."""
+    """Weight, mean and weighted sum of squared deviations of finite numbers.
+
+    `tail` is what the mean lacks to be exact beyond double precision: merging subtracts means, and with a mean of 1e9
+    and a deviation of 1 its last digit alone would cost the deviation seven of its own.
+    """
 
     weight: float = 0.0
     mean: float = 0.0
     deviations: float = 0.0
+    tail: float = 0.0
 
     @classmethod
     def of(cls, values: NDArray[Any], weights: NDArray[np.float64] | None = None) -> Moments:
         """Moments of one batch, in two passes; numpy's pairwise sums (np.dot would wake the threads of BLAS)."""
-        if len(values) == 0:
+        weight = float(len(values)) if weights is None else float(weights.sum())
+        if len(values) == 0 or weight == 0.0:
             return cls()
         values = values.astype(np.float64, copy=False)
-        if weights is None:
-            with np.errstate(over="ignore"):  # the sum of numbers near 1e308; the shifted mean below is finite
-                mean = float(values.mean())
+        with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers near 1e308
+            mean = float((values if weights is None else values * weights).sum()) / weight
             if not math.isfinite(mean):
-                mean = float((values / len(values)).sum())
+                mean = float((values * ((1.0 if weights is None else weights) / weight)).sum())
             centred = values - mean
-            centred *= centred
-            return cls(float(len(values)), mean, float(centred.sum()))
-        weight = float(weights.sum())
-        if weight == 0.0:
-            return cls()
-        mean = float((values * weights).sum() / weight)
-        centred = values - mean
-        return cls(weight, mean, float((centred * centred * weights).sum()))
+            heavy = centred if weights is None else centred * weights
+            tail = float(heavy.sum()) / weight
+            deviations = float((heavy * centred).sum()) - weight * tail * tail
+        return cls(weight, mean, max(0.0, deviations), tail)
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both (Chan et al.)."""
         weight = self.weight + other.weight
-        if weight == 0.0 or other.weight == 0.0:
+        if other.weight == 0.0:
             return self
         if self.weight == 0.0:
             return other
-        delta = other.mean - self.mean
+        delta = (other.mean - self.mean) + (other.tail - self.tail)
         share = other.weight / weight
-        return Moments(
-            weight,
-            self.mean + delta * share,
-            self.deviations + other.deviations + delta * delta * self.weight * share,
-        )
+        shift = self.tail + delta * share
+        mean = self.mean + shift
+        tail = shift - (mean - self.mean)
+        deviations = self.deviations + other.deviations + delta * delta * self.weight * share
+        return Moments(weight, mean, deviations, tail)
 
     @property
     def std_dev(self) -> float:
