@@ -1,0 +1,9 @@
+"""The whole way: a TOML file drives a model from data to a verdict, and a report proves each step."""
+
+from .config import DriveFile, read_drive
+from .report import write_report
+from .runner import RunResult, run_drive
+from .scaffold import scaffold
+from .trained import load_model
+
+__all__ = ["DriveFile", "RunResult", "load_model", "read_drive", "run_drive", "scaffold", "write_report"]
