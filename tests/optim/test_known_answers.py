@@ -119,13 +119,19 @@ def test_smooth_hyper_averages_what_is_used() -> None:
     assert two.stats().mu == pytest.approx(mu, rel=1e-9)
 
 
-def test_beta_warmup_forgets_the_first_gradients() -> None:
-    """Curvature falls from 1e4 to 1 after three steps: the warm-up follows, constant beta remembers."""
-    finals = []
-    for warm in (False, True):
-        params = parameters((1,))
-        optimizer = YellowFin(params, beta_warmup=warm, **UNCLIPPED)
-        for t in range(100):
-            feed(optimizer, params, [torch.tensor([100.0 if t < 3 else 1.0])])
-        finals.append(optimizer.stats().h_max)
-    assert finals[1] < 1.5 < finals[0]
+def test_hyper_debias_is_the_mean_of_what_was_tuned() -> None:
+    """With beta near 1 the debiased averages are plain means: of the momentum, and geometric of the rate."""
+    options = {**UNCLIPPED, "beta": 0.99999, "slow_start": 0}
+    plain, smooth = parameters((1,)), parameters((1,))
+    one = YellowFin(plain, **options)
+    two = YellowFin(smooth, smooth_hyper=True, hyper_debias=True, **options)
+    momenta, logs = [], []
+    for t in range(20):
+        g = torch.tensor([1.0 + t % 4])
+        feed(one, plain, [g])
+        feed(two, smooth, [g])
+        if t > 0:
+            momenta.append(one.stats().mu)
+            logs.append(math.log(one.stats().lr))
+    assert two.stats().mu == pytest.approx(sum(momenta) / 19, rel=1e-3)
+    assert two.stats().lr == pytest.approx(math.exp(sum(logs) / 19), rel=1e-3)

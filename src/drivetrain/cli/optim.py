@@ -72,7 +72,7 @@ def _model(reference: str) -> Any:
     from drivetrain.optim.registry import load_attribute
 
     found = load_attribute(reference, "model")
-    model = found if isinstance(found, nn.Module) else found() if callable(found) else found
+    model = found if isinstance(found, nn.Module) else _called(found, "model", reference)
     if not isinstance(model, nn.Module):
         raise InvalidValue(f"optim: --model {reference} gave a {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -83,7 +83,19 @@ def _data(reference: str) -> Any:
     from drivetrain.optim.registry import load_attribute
 
     found = load_attribute(reference, "data")
-    data = found() if callable(found) else found
+    data = _called(found, "data", reference)
     if not hasattr(data, "__iter__"):
         raise InvalidValue(f"optim: --data {reference} gave a {type(data).__name__}, not batches")
     return data
+
+
+def _called(found: Any, what: str, reference: str) -> Any:
+    """What a user's function gives; its own failure becomes a message."""
+    from drivetrain.base.errors import InvalidValue
+
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise InvalidValue(f"optim: --{what} {reference} failed: {type(error).__name__}: {error}") from error

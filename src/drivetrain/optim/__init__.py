@@ -2,6 +2,7 @@
 
 from .momentum_sensor import measure_total_momentum
 from .nonfinite import NonFiniteGradient
+from .options import STEADY
 from .registry import build, names
 from .single_step import single_step
 from .staleness import StaleGradients
@@ -10,6 +11,7 @@ from .suggest import Suggestion, suggest
 from .yellowfin import YellowFin
 
 __all__ = [
+    "STEADY",
     "NonFiniteGradient",
     "StaleGradients",
     "Suggestion",

@@ -1,8 +1,7 @@
 """What YellowFin measures: curvature range, gradient variance, distance to the optimum (sections 3.2 and appendix).
 
 Everything is a float64 tensor on the parameters' device and the host reads no value, so an accelerator never waits.
-EMA[v] starts at zero; `remaining` is the product of all betas so far, so that 1 - remaining is the zero-debias divisor,
-also for a beta that changes. w is the window; 0-dim tensors otherwise.
+EMA[v] starts at zero, and 1 - `remaining` is its zero-debias divisor. w is the window; 0-dim tensors otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +15,20 @@ from .single_step import solve
 EPS = 1e-6
 H_MAX, H_MIN, NORM2, NORM, DENSITY, DISTANCE = range(6)  # places in `averages`
 
-FIELDS = ("steps", "remaining", "averages", "window", "h_max", "h_min", "variance", "distance", "mu", "lr", "full_lr")
+FIELDS = (
+    "steps",
+    "remaining",
+    "averages",
+    "window",
+    "h_max",
+    "h_min",
+    "variance",
+    "distance",
+    "mu",
+    "lr",
+    "full_lr",
+    "smooth",
+)
 
 
 class Statistics:
@@ -24,12 +36,13 @@ class Statistics:
 
     Attributes:
         steps: how many gradients were observed.
-        remaining: product of the betas, 1 before the first gradient.
+        remaining: beta to the power of `steps`.
         averages: EMAs (6,) of log h_max and log h_min (plain without log smoothing), ‖g‖², ‖g‖, density, distance.
         window: the last w values of ‖g‖².
         h_max, h_min, variance, distance: the debiased results.
         mu, lr: target momentum and learning rate that were found last.
         full_lr: the rate without slow start.
+        smooth: for `hyper_debias`, EMAs (3,) of mu and log lr, and their own `remaining`.
     """
 
     def __init__(self, options: YellowFinOptions, device: torch.device) -> None:
@@ -39,14 +52,10 @@ class Statistics:
         self.remaining = torch.ones_like(zero)
         self.averages = zero.new_zeros(6)
         self.window = zero.new_zeros(options.window)
+        self.smooth = torch.stack([zero, zero, self.remaining])
         self.mu = torch.full_like(zero, options.momentum)
         self.lr = self.full_lr = torch.full_like(zero, options.lr)
         self._places = torch.arange(options.window, device=device)
-
-    def beta(self) -> Tensor:
-        """The smoothing of the coming step: constant, or rising as (1 + t) / (10 + t) with `beta_warmup`."""
-        beta = torch.full_like(self.steps, self.options.beta)
-        return torch.minimum(beta, (1 + self.steps) / (10 + self.steps)) if self.options.beta_warmup else beta
 
     def guard(self, norm2: Tensor) -> Tensor:
         """The factor <= 1 on the gradient before it is observed: the user's clip, then √(protect h_max) (2.7 a, b)."""
@@ -58,14 +67,13 @@ class Statistics:
         limit = torch.where(self.steps > 1, protected, limit)
         return torch.where(norm > limit, limit / norm, 1.0)
 
-    def observe(self, norm2: Tensor, mean2: Tensor, density: Tensor | None, beta: Tensor) -> None:
+    def observe(self, norm2: Tensor, mean2: Tensor, density: Tensor | None) -> None:
         """Take one gradient in.
 
         Args:
             norm2: ‖g‖² over all parameters, after `guard`.
             mean2: squared norm of the debiased gradient average, this gradient included.
             density: fraction of nonzero entries, for the sparsity debias.
-            beta: what `beta()` returned.
         """
         self.window = torch.where(self._places == self.steps % len(self.window), norm2, self.window)
         filled = self._places <= self.steps
@@ -75,9 +83,9 @@ class Statistics:
             top, bottom = (top + EPS).log(), (bottom + EPS).log()
         norm = norm2.sqrt()
         seen = torch.stack([top, bottom, norm2, norm, norm if density is None else density])
-        weight = 1 - beta
+        weight = 1 - self.options.beta
         averages = torch.lerp(self.averages[:DISTANCE], seen, weight)
-        self.remaining = self.remaining * beta
+        self.remaining = self.remaining * self.options.beta
         # The debias divisors of both inner averages cancel but for EPS, which must not weigh on small first averages.
         divisor = 1 - self.remaining if self.options.zero_debias else torch.ones_like(self.remaining)
         ratio = averages[NORM] / (averages[NORM2] + EPS * divisor)
@@ -99,26 +107,27 @@ class Statistics:
             distance = distance / (density.sqrt() + EPS)
         self.h_max, self.h_min, self.variance, self.distance = h_max, h_min, variance, distance
 
-    def tune(self, norm2: Tensor, previous_h_max: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    def tune(self, norm2: Tensor, previous_h_max: Tensor) -> tuple[Tensor, Tensor]:
         """Solve for momentum and rate (2.6), after `observe`.
 
         Args:
             norm2: what `observe` got.
             previous_h_max: `h_max` before that.
-            beta: what `beta()` returned, for `smooth_hyper`.
 
         Returns:
             The rate to use, which is `self.lr` with the catastrophic-move limit (2.7 d); the factor <= 1 on the update
             when ‖g‖² reached the previous h_max (2.7 c).
         """
         mu, lr = solve(self.distance, self.variance, self.h_min, self.h_max)
+        first = self.steps <= 1  # one gradient has no variance: the constructor's values stand
+        if self.options.hyper_debias:
+            mu, lr = self._debiased(mu, lr, first)
         self.full_lr = lr
         if self.options.slow_start:
             lr = lr * (self.steps / self.options.slow_start).clamp(max=1)
-        if self.options.smooth_hyper:
-            weight = 1 - beta
+        if self.options.smooth_hyper and not self.options.hyper_debias:
+            weight = 1 - self.options.beta
             mu, lr = torch.lerp(self.mu, mu, weight), torch.lerp(self.lr, lr, weight)
-        first = self.steps <= 1  # one gradient has no variance: the constructor's values stand
         self.mu, self.lr = torch.where(first, self.mu, mu), torch.where(first, self.lr, lr)
         norm = norm2.sqrt()
         used = torch.where(self.lr * norm >= self.options.max_move, self.options.max_move / norm, self.lr)
@@ -126,6 +135,14 @@ class Statistics:
         if not self.options.adaptive_clip:
             return used, torch.ones_like(norm)
         return used, torch.where(exploded, (previous_h_max / norm2).sqrt(), 1.0)
+
+    def _debiased(self, mu: Tensor, lr: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Average momentum and the logarithm of the rate over the tuned steps, zero-debiased (ours)."""
+        seen = torch.stack([mu, lr.log(), torch.zeros_like(mu)])
+        self.smooth = torch.where(first, self.smooth, torch.lerp(self.smooth, seen, 1 - self.options.beta))
+        smooth_mu, smooth_log, remaining = self.smooth.unbind()
+        divisor = torch.where(first, 1.0, 1 - remaining)
+        return smooth_mu / divisor, (smooth_log / divisor).exp()
 
     def values(self) -> dict[str, Tensor]:
         """Every field by name."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivetrain.base.errors import InvalidValue
+from drivetrain.base.errors import InvalidValue, unknown_name
 from drivetrain.base.progress import track
 
 from .registry import load_attribute
@@ -70,7 +70,7 @@ def suggest(
         options: of `YellowFin`.
 
     Raises:
-        InvalidValue: an unknown loss, too few steps, no data, batches that are not pairs.
+        InvalidValue: an unknown loss, too few steps, no data, batches that are not pairs, a model or loss that fails.
         NonFiniteGradient: the loss is not finite.
     """
     if steps < 2:
@@ -107,10 +107,15 @@ def _train(
     what: str,
 ) -> list[float]:
     losses = []
-    for inputs, targets in track(batches, what):
+    for step, (inputs, targets) in enumerate(track(batches, what), 1):
         optimizer.zero_grad()
-        loss = loss_of(model(_to(inputs, device)), _to(targets, device))
-        loss.backward()
+        try:
+            loss = loss_of(model(_to(inputs, device)), _to(targets, device))
+            loss.backward()
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InvalidValue(
+                f"optim: training step {step} failed in the model or the loss: {type(error).__name__}: {error}"
+            ) from error
         losses.append(loss.item())
         if not math.isfinite(losses[-1]) and isinstance(optimizer, torch.optim.SGD):
             return [math.inf]
@@ -157,8 +162,6 @@ def _loss(loss: str | Loss) -> Loss:
         return load_attribute(loss, "loss")
     found = getattr(nn.functional, loss, None)
     if not callable(found):
-        from drivetrain.base.errors import unknown_name
-
         known = [name for name in dir(nn.functional) if name.endswith(("_loss", "cross_entropy"))]
         raise unknown_name("optim: loss", loss, known)
     return found

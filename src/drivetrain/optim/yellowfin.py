@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from drivetrain.base.errors import InvalidValue
@@ -56,7 +57,8 @@ class YellowFin(Optimizer):
         foreach: True for torch's multi-tensor operations, False for a plain loop, None for the fastest: the native
             kernel for float32 on the CPU, multi-tensor operations elsewhere.
         process_group: group across which plain parameters are shards of one model; DTensors know theirs.
-        beta_warmup: ours, not the paper's: beta rises as (1 + t) / (10 + t), so that early gradients are forgotten.
+        hyper_debias: ours: with `smooth_hyper`, average the rate's logarithm and debias both averages, so that they are
+            right from the second step on. `STEADY` is a set of options around it.
 
     Raises:
         InvalidValue: an option out of range, no or complex parameters, sparse gradients without `sparsity_debias`.
@@ -86,6 +88,7 @@ class YellowFin(Optimizer):
         log_smooth: bool = True,
         zero_debias: bool = True,
         smooth_hyper: bool = False,
+        hyper_debias: bool = False,
         slow_start: int | None = None,
         sparsity_debias: bool = False,
         staleness: int = 0,
@@ -93,7 +96,6 @@ class YellowFin(Optimizer):
         sample: int = 65536,
         foreach: bool | None = None,
         process_group: Any = None,
-        beta_warmup: bool = False,
     ) -> None:
         self.options = YellowFinOptions(
             lr=lr,
@@ -107,6 +109,7 @@ class YellowFin(Optimizer):
             log_smooth=log_smooth,
             zero_debias=zero_debias,
             smooth_hyper=smooth_hyper,
+            hyper_debias=hyper_debias,
             slow_start=10 * window if slow_start is None else slow_start,
             sparsity_debias=sparsity_debias,
             staleness=staleness,
@@ -114,7 +117,6 @@ class YellowFin(Optimizer):
             sample=sample,
             nesterov=nesterov,
             decoupled_weight_decay=decoupled_weight_decay,
-            beta_warmup=beta_warmup,
         )
         self.foreach = foreach
         self.process_group = process_group
@@ -142,11 +144,15 @@ class YellowFin(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step()
+        return loss
+
+    @_disable_dynamo  # a compiled training step breaks its graph here, instead of tracing ctypes and 0-dim bookkeeping
+    def _step(self) -> None:
         work = collect(self)
         if work.params:
             self._begin(work.params[0].device)
             self._advance(work)
-        return loss
 
     def stats(self) -> YellowFinStats:
         """What the last step measured and decided. Reads one row from the device."""
@@ -155,7 +161,7 @@ class YellowFin(Optimizer):
         return from_tensor(self._last, self.options.slow_start)
 
     def suggest(self) -> dict[str, float]:
-        """What to freeze in plain momentum SGD: medians over the last 10 * window steps, without slow start."""
+        """What to freeze in plain momentum SGD: medians over the last max(200, 10 * window) steps."""
         steps = 0 if self.statistics is None else int(self.statistics.steps)
         if steps < 2:
             raise InvalidValue(f"optim: YellowFin.suggest() needs at least 2 steps with a gradient, had {steps}")
@@ -187,7 +193,7 @@ class YellowFin(Optimizer):
         self._remaining = torch.ones(
             len(everything), dtype=torch.float64, device=device
         )  # as Statistics.remaining, (P,)
-        self._history = torch.zeros(10 * self.options.window, 2, dtype=torch.float64, device=device)
+        self._history = torch.zeros(max(200, 10 * self.options.window), 2, dtype=torch.float64, device=device)
         self._places = torch.arange(len(self._history), device=device)
         self._last = torch.zeros(11, dtype=torch.float64, device=device)
         self._mu = torch.full((), self.options.momentum, dtype=torch.float64, device=device)
@@ -197,7 +203,7 @@ class YellowFin(Optimizer):
     def _advance(self, work: Work) -> None:
         """One step: measure, tune, move (2.6)."""
         statistics = self._statistics()
-        reads = work.params[0].device.type == "cpu" and not torch.compiler.is_compiling()
+        reads = self._host_may_read(work)
         if not reads and (late := self._report.poll()):
             step, index = late
             raise nonfinite_error(index, self._shape(index), step, skipped=True)
@@ -237,18 +243,15 @@ class YellowFin(Optimizer):
         observed = keep & ((statistics.steps > 0) | (norm2 > 0))
         if reads and not observed.item():
             return statistics.lr, torch.ones_like(norm2)
-        before, beta = statistics.values(), statistics.beta()
-        weight = (1 - beta) * guard
-        decay = beta if reads else torch.where(observed, beta, 1.0)
-        if reads:
-            folded = passes.fold(work.averages, work.grads, decay.item(), weight.item())
-        else:
-            folded = passes.fold(work.averages, work.grads, decay, weight)
+        before, beta = statistics.values(), self.options.beta
+        decay = beta if reads else torch.where(observed, beta, 1.0).to(norm2.dtype)
+        weight = (1 - beta) * (guard.item() if reads else guard)
+        folded = passes.fold(work.averages, work.grads, decay, weight)
         remaining = self._remaining * decay if work.places is None else self._remaining[work.places] * decay
         divisor = (1 - remaining).square() if self.options.zero_debias else torch.ones_like(remaining)
         norm2 = norm2 * guard.square()
-        statistics.observe(norm2, reduction.total(folded / divisor), work.density(reduction, self.options), beta)
-        lr, explosion = statistics.tune(norm2, before["h_max"], beta)
+        statistics.observe(norm2, reduction.total(folded / divisor), work.density(reduction, self.options))
+        lr, explosion = statistics.tune(norm2, before["h_max"])
         if not reads:
             statistics.restore({**before}, keep=observed)
             lr = torch.where(observed, lr, statistics.lr)
@@ -327,6 +330,11 @@ class YellowFin(Optimizer):
         self._report.post(~finite & ~expected, self._statistics().steps + 1, index)
         keep = finite & ~expected
         return work.with_grads(masked(work.grads, keep)), torch.where(keep, norm2, 0.0), keep
+
+    @staticmethod
+    def _host_may_read(work: Work) -> bool:
+        """Whether reading a value is free, and needs no wait for a device."""
+        return work.params[0].device.type == "cpu"
 
     def _first_bad(self, work: Work, squares: Tensor) -> tuple[int, tuple[int, ...]]:
         place = int((~squares.isfinite()).double().argmax())
