@@ -1,4 +1,4 @@
-"""Closed-form bounds: how many items until a mean is off by more than a tolerance with probability at most δ' (§2.5, §2.6).
+"""Closed-form bounds: items until a mean is off by more than a tolerance with probability at most δ' (§2.5, §2.6).
 
 Pure functions. Probabilities come as `log_inverse` = ln(1/δ'), because δ' reaches 2^-1000 with full feedback.
 Every count is of items, rounded up.

@@ -75,7 +75,7 @@ class Observed:
 
     def discordant(self, rows: np.ndarray | slice) -> tuple[int, int, int]:
         """(items only the new model has right, items only the old one has right, items)."""
-        old, differs = self._old("o")
+        _, differs = self._old("o")
         apart = differs[rows]
         new_right, old_right = self.values("n", rows), self.values("o", rows)
         return int(np.sum(new_right & apart)), int(np.sum(old_right & apart)), len(apart)

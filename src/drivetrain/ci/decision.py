@@ -26,8 +26,8 @@ class Mistake:
     """The wrong decision of one clause in a standard form.
 
     Attributes:
-        form: "proportion" (0/1 values), "difference" (values -1, 0, 1, a paired n - o), "bounded" (anything in a range).
-        mean: the threshold m. In [0, 1] for proportion and bounded, in [-1, 1] for difference.
+        form: "proportion" (0/1 values), "difference" (values -1, 0, 1, a paired n - o), "bounded" (anything in a
+        range). mean: the threshold m. In [0, 1] for proportion and bounded, in [-1, 1] for difference.
         tol: the tolerance on the same scale.
         values: for a discrete bounded form, the scaled value of each of `ATOMS`; else None.
     """
@@ -46,7 +46,7 @@ class Mistake:
     def reachable(self) -> bool:
         """Whether the estimate can pass the threshold by the tolerance at all, and whether it can fail to."""
         mean, tol = self.unit
-        return 0 < mean and mean + tol < 1
+        return mean > 0 and mean + tol < 1
 
 
 def check_mode(mode: str) -> None:

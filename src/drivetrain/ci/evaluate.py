@@ -27,7 +27,7 @@ _SAMPLE_SEED = 0  # of the order in which rows are labelled: fixed, so that comm
 
 @dataclass(frozen=True)
 class ClauseVerdict:
-    """One clause on the data: estimate and interval as fractions of the exact counts; None where it was not looked at."""
+    """One clause on the data: estimate and interval from exact counts; None where it was not looked at."""
 
     clause: Clause
     estimate: float | None
@@ -108,17 +108,17 @@ def evaluate(
 
     Args:
         condition: text or parsed; must be the plan's.
-        new, old: int [N] predicted classes, bool [N] correctness, or float [N] scores (with the plan's score_range). old
-            may be None if the condition speaks about n only.
+        new, old: int [N] predicted classes, bool [N] correctness, or float [N] scores (with the plan's
+            score_range). old may be None if the condition speaks about n only.
         labels: int [N], -1 = not labelled. Not needed for correctness and scores.
         plan: from `plan()`.
-        decide: "tolerance" (estimate ± tolerance) or "certificate" (an exact interval from the counts; any N will do, and
-            the tolerance is not used).
+        decide: "tolerance" (estimate ± tolerance) or "certificate" (an exact interval from the counts; any N will
+            do, and the tolerance is not used).
         slices: bool mask [N] for each slice the condition names.
         groups: group of each row, if rows of one group are not independent; plan with grouped=True.
         classes: number of classes, to check predictions and labels against.
-        look_at_all: evaluate labelled clauses even when an unlabelled one already rejects (so that the time taken and the
-            labels asked for tell nothing).
+        look_at_all: evaluate labelled clauses even when an unlabelled one already rejects (so that the time taken
+            and the labels asked for tell nothing).
 
     Returns:
         Verdict. With missing labels: outcome None, passed False, and `needs_labels` tells the rows.
@@ -158,7 +158,7 @@ class _Evaluation:
             self.check_sizes()
 
     def split_pool(self) -> None:
-        """With variance_bound="pool": bound d on rows of their own, so that the sample size does not depend on the rest.
+        """With variance_bound="pool": bound d on rows of their own, so the sample size depends on no other row.
 
         (A size chosen from the very rows that decide would not be covered by the bound for a fixed size.)
         """
@@ -235,8 +235,8 @@ class _Evaluation:
         return rows
 
     def run(self, look_at_all: bool) -> Verdict:
-        plan, seen = self.plan, self.seen
-        size = {part: n for part, n in plan.labels_by_slice.items()}
+        plan = self.plan
+        size = plan.labels_by_slice
         chosen: list[np.ndarray | slice] = []
         for priced in plan.clauses:
             n = size[priced.clause.slice] if priced.clause.labelled else priced.n
@@ -290,9 +290,10 @@ class _Evaluation:
         return ClauseVerdict(clause, float(estimate), float(low), float(high), outcome)
 
     def certificate(self, clause: Clause, rows: np.ndarray | slice) -> tuple[Fraction, Fraction, Fraction]:
-        """Estimate and exact interval from counts: Clopper-Pearson, one-sided, δ_t shared among the proportions in it.
+        """Estimate and exact interval from counts: Clopper-Pearson, one-sided, δ_t shared among its proportions.
 
-        For a multiple of n - o the proportions are those of the items that only one model has right: no d clause needed.
+        For a multiple of n - o the proportions are those of the items that only one model has right: no d clause
+        needed.
         """
         if self.seen.groups is not None or self.seen.kind == "score":
             raise InvalidValue("ci: a certificate needs counts of items right or wrong, not scores or groups")

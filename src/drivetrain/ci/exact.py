@@ -1,16 +1,18 @@
 """Numerically exact bounds: fewer items than the closed forms, from binomial tails (§2.6.4 and three steps beyond it).
 
-Each bound answers: with N items, how likely is it at worst that the estimate exceeds the truth by more than the tolerance
-in the direction that would make the decision wrong? `smallest_safe` then finds the N from which on that stays ≤ δ'.
+Each bound answers: with N items, how likely is it at worst that the estimate exceeds the truth by more than the
+tolerance in the direction that would make the decision wrong? `smallest_safe` then finds the N from which on that
+stays ≤ δ'.
 
 `worst_binomial`   one proportion, whatever its value (the paper's tight bound).
-`at_threshold`     one proportion, only at the threshold of the condition. A wrong accept of `n > A` needs a true n ≤ A, and
-                   P(Bin(N, q) ≥ k) grows with q, so q = A is the worst case: near 0.9 the variance is 0.09, not 0.25.
+`at_threshold`     one proportion, only at the threshold of the condition. A wrong accept of `n > A` needs a true n
+                   ≤ A, and P(Bin(N, q) ≥ k) grows with q, so q = A is the worst case: near 0.9 the variance is
+                   0.09, not 0.25.
 `paired`           n - o as a mean of values in {-1, 0, 1}; see `paired_tail` for the proof of its worst case.
 `bounded`          any mean of values in a range (scores, groups, n - 1.1 o); see `bounded_tail`.
 
-Floating-point tails are compared, raised by one part in a million, against δ'. Sources: Clopper & Pearson 1934; Hoeffding 1963
-(convex domination by the binomial); Darroch 1964 (mode of a Poisson-binomial law).
+Floating-point tails are compared, raised by one part in a million, against δ'. Sources: Clopper & Pearson 1934;
+Hoeffding 1963 (convex domination by the binomial); Darroch 1964 (mode of a Poisson-binomial law).
 """
 
 from __future__ import annotations
@@ -99,8 +101,8 @@ def smallest_safe(error: Callable[[int, int], float], delta: float, high: int) -
     """One more than the largest N < high with error(N, N) > δ'.
 
     Args:
-        error: error(N1, N2) bounds the error of every size in N1..N2 at once: the tail of N2 items at the threshold of N1.
-        delta: probability allowed.
+        error: error(N1, N2) bounds the error of every size in N1..N2 at once: the tail of N2 items at the threshold
+        of N1. delta: probability allowed.
         high: size from which on a closed form guarantees the bound.
 
     Lattice effects make the error of single sizes go up and down; so intervals are refined from the right until all
@@ -132,14 +134,14 @@ def at_threshold(log_inverse: float, tol: float, q: float) -> int:
 def paired_tail(items: int, count: int, mean: float, differ: float, delta: float) -> float:
     """P(B - C ≥ count) for N items with P(+1) + P(-1) = differ ≤ (1 + mean²)/2 and P(+1) - P(-1) = mean.
 
-    Summed over D = B + C ~ Bin(N, differ), within which B is binomial. D outside its bulk counts as if it always erred, so
-    the sum is an upper bound, and by at most δ'/10^7.
+    Summed over D = B + C ~ Bin(N, differ), within which B is binomial. D outside its bulk counts as if it always
+    erred, so the sum is an upper bound, and by at most δ'/10^7.
 
-    This law is the worst of all with mean ≤ `mean` and P(±1) ≤ `differ`. Proof. (1) Raising P(+1) at the cost of P(0) or
-    P(-1) raises the sum, so the mean is `mean`. (2) At that mean let d = P(±1). d/dd P(S_N ≥ s) = N/2 (P(S_{N-1} = s-1) -
-    P(S_{N-1} = s)). For d ≤ (1 + mean²)/2 the polynomial p₋ + p₀z + p₊z² has real roots (p₀² ≥ 4p₊p₋), so S_{N-1} is a
-    shifted Poisson-binomial variable: unimodal, mode within 1 of its mean. With s - 1 at or above the mode the derivative is
-    ≥ 0, so d = differ is worst. s ≥ N(mean + ε) and Nε + mean ≥ 2 put it there.
+    This law is the worst of all with mean ≤ `mean` and P(±1) ≤ `differ`. Proof. (1) Raising P(+1) at the cost of
+    P(0) or P(-1) raises the sum, so the mean is `mean`. (2) At that mean let d = P(±1). d/dd P(S_N ≥ s) = N/2
+    (P(S_{N-1} = s-1) - P(S_{N-1} = s)). For d ≤ (1 + mean²)/2 the polynomial p₋ + p₀z + p₊z² has real roots (p₀² ≥
+    4p₊p₋), so S_{N-1} is a shifted Poisson-binomial variable: unimodal, mode within 1 of its mean. With s - 1 at or
+    above the mode the derivative is ≥ 0, so d = differ is worst. s ≥ N(mean + ε) and Nε + mean ≥ 2 put it there.
     """
     special = _special()
     up, down = worst_trinomial(mean, differ)
@@ -150,9 +152,7 @@ def paired_tail(items: int, count: int, mean: float, differ: float, delta: float
     outside = float(special.bdtrc(high, items, differ)) if high < items else 0.0
     if low > high:
         return outside
-    if count <= 0 < low:
-        outside += float(special.bdtr(low - 1, items, differ))
-    elif count > 0 and low > count:
+    if low > max(count, 0):  # fewer than `count` differing items cannot reach it
         outside += float(special.bdtr(low - 1, items, differ))
     d = np.arange(low, high + 1, dtype=float)
     logs = (
@@ -193,11 +193,11 @@ def paired(log_inverse: float, tol: float, mean: float, differ: float = 1.0) -> 
 def _any_difference(log_inverse: float, tol: float, mean: float) -> int | None:
     """Items for a paired difference when any share of items may differ.
 
-    Near d = 1 the sum has the parity of N and its law is not unimodal, so the proof of `paired_tail` fails. Take instead
-    G(s) = (P(S ≥ s) + P(S ≥ s+1)) / 2 ≥ P(S ≥ s+1). dG/dd = N/4 (P(S_{N-1} = s-1) - P(S_{N-1} = s+1)), and given the
-    number of zeros S_{N-1} is 2·Bin - n', unimodal in steps of two with its mode at or below N·mean⁺/d + 2; for s - 1 at or
-    above that, G grows with d. Hence P_d(S ≥ s) ≤ G_d(s-1) ≤ G_1(s-1), two binomial tails. It holds for d ≥ d₀ =
-    mean / (mean + ε - 4/N); for smaller d the Chernoff bound at d₀ must already be ≤ δ'.
+    Near d = 1 the sum has the parity of N and its law is not unimodal, so the proof of `paired_tail` fails. Take
+    instead G(s) = (P(S ≥ s) + P(S ≥ s+1)) / 2 ≥ P(S ≥ s+1). dG/dd = N/4 (P(S_{N-1} = s-1) - P(S_{N-1} = s+1)), and
+    given the number of zeros S_{N-1} is 2·Bin - n', unimodal in steps of two with its mode at or below N·mean⁺/d +
+    2; for s - 1 at or above that, G grows with d. Hence P_d(S ≥ s) ≤ G_d(s-1) ≤ G_1(s-1), two binomial tails. It holds
+    for d ≥ d₀ = mean / (mean + ε - 4/N); for smaller d the Chernoff bound at d₀ must already be ≤ δ'.
     """
     delta = math.exp(-log_inverse)
     q = (1 + mean) / 2
@@ -220,9 +220,9 @@ def _any_difference(log_inverse: float, tol: float, mean: float) -> int | None:
 def bounded_tail(items: int, total: float, q: float) -> float:
     """Bound on P(sum of N independent values in [0, 1] with mean ≤ q reaches `total`).
 
-    Hoeffding 1963: E f(S) ≤ E f(B) for convex f, B ~ Bin(N, q). With f(x) = (x - t)⁺: P(S ≥ x) ≤ E(B - t)⁺ / (x - t) for
-    every t < x. Between integers that is a quotient of linear functions, so the best t is an integer; a window is searched,
-    since any t gives a valid bound. E(B - t)⁺ = Nq P(Bin(N-1, q) ≥ t) - t P(Bin(N, q) ≥ t + 1).
+    Hoeffding 1963: E f(S) ≤ E f(B) for convex f, B ~ Bin(N, q). With f(x) = (x - t)⁺: P(S ≥ x) ≤ E(B - t)⁺ / (x -
+    t) for every t < x. Between integers that is a quotient of linear functions, so the best t is an integer; a
+    window is searched, since any t gives a valid bound. E(B - t)⁺ = Nq P(Bin(N-1, q) ≥ t) - t P(Bin(N, q) ≥ t + 1).
     """
     if total > items:
         return 0.0
@@ -240,7 +240,7 @@ def bounded_tail(items: int, total: float, q: float) -> float:
 
 @lru_cache(maxsize=512)
 def bounded(log_inverse: float, tol: float, q: float) -> int:
-    """Items for a mean of values in [0, 1] decided at the threshold q, by `bounded_tail`, or the Chernoff size if less."""
+    """Items for a mean of values in [0, 1] decided at the threshold q, by `bounded_tail`."""
     high = max(1, math.ceil(log_inverse / relative_entropy(min(q + tol, 1.0), q)))
     return smallest_safe(
         lambda low, top: bounded_tail(top, low * (q + tol), q) if low > 1 else 1.0, math.exp(-log_inverse), high

@@ -1,11 +1,11 @@
 """How many labels a condition costs: from condition, reliability, commits and feedback to a sample size (§2.4-2.6).
 
 `estimator="hoeffding"` and `"bennett"` are the paper's. `"auto"` takes the fewest labels among all valid methods, and
-shares the error better. In `fp-free` a wrong accept needs every clause TRUE, in particular one that is really violated; so
-each clause may use the whole δ_t (an intersection-union test) where the paper gives each of m clauses δ_t/m. The same
-argument serves hierarchical testing: if the true d is above the bound, only the d clause can stop the accept; if it is
-below, the bound is a fact for the others. In `fn-free` any clause can wrongly reject: unlabelled clauses get δ_t/20 together
-and labelled ones share the rest so that they need equally many items.
+shares the error better. In `fp-free` a wrong accept needs every clause TRUE, in particular one that is really
+violated; so each clause may use the whole δ_t (an intersection-union test) where the paper gives each of m clauses
+δ_t/m. The same argument serves hierarchical testing: if the true d is above the bound, only the d clause can stop
+the accept; if it is below, the bound is a fact for the others. In `fn-free` any clause can wrongly reject:
+unlabelled clauses get δ_t/20 together and labelled ones share the rest so that they need equally many items.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Plan:
         return max(priced.tol for priced in [c for c in wider if c.clause.labelled] or wider)
 
     def widened(self, n_items: int) -> list[ClausePlan]:
-        """Each clause with the smallest tolerance at which `n_items` items are enough for it (its own where they are)."""
+        """Each clause with the smallest tolerance that `n_items` items afford; unchanged where they are enough."""
         return [self._widen(at, n_items) for at in range(len(self.clauses))]
 
     def _widen(self, at: int, n_items: int) -> ClausePlan:
@@ -250,9 +250,9 @@ def plan(
         adaptivity: what the developer learns: "none", "full", "first-change", "passes:k", "open".
         mode: "fp-free" (an accepted model is good) or "fn-free" (a rejected one is bad).
         estimator: "auto", the paper's "hoeffding" and "bennett", or "exact".
-        variance_bound: upper limit on the share of items that differ (Bennett on a floor such as `n > 0.9`: on the error
-            rate) that you vouch for; "pool" estimates it from unlabelled items. A clause `d < A` in the condition is used
-            without being asked.
+        variance_bound: upper limit on the share of items that differ (Bennett on a floor such as `n > 0.9`: on the
+            error rate) that you vouch for; "pool" estimates it from unlabelled items. A clause `d < A` in the
+            condition is used without being asked.
         label_fraction: expected share of items that differ, for labels_per_commit only.
         score_range: (low, high) if n and o are means of a per-item score instead of accuracies.
         grouped: items are groups of rows (a `group` column): counts are of groups.

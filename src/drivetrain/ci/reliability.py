@@ -1,7 +1,7 @@
 """How the allowed error is shared among the decisions that one test set will make (§2.4).
 
-With probability at least `reliability` all decisions are right in the sense of the mode. What the developer sees decides
-how many different models the set may have to judge: δ_t = δ / (number of them).
+With probability at least `reliability` all decisions are right in the sense of the mode. What the developer sees
+decides how many different models the set may have to judge: δ_t = δ / (number of them).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Adaptivity:
     """What the developer learns of each verdict.
 
     Attributes:
-        kind: "none" (nothing, a third party does), "full" (each verdict), "passes" (each verdict, and the test set retires
-            at the `passes`-th pass), "open" (nothing, and no number of steps is fixed).
+        kind: "none" (nothing, a third party does), "full" (each verdict), "passes" (each verdict, and the test set
+            retires at the `passes`-th pass), "open" (nothing, and no number of steps is fixed).
         passes: passes after which the test set retires; None where it never does.
     """
 
