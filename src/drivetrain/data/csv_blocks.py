@@ -48,17 +48,17 @@ class Block:
         return self.line + count_byte(self.data, b"\n", 0, position)
 
 
+def keep_standard_input() -> IO[bytes]:
+    """Standard input as a file on disk that can be read once more; it is gone when closed."""
+    kept = tempfile.TemporaryFile()  # noqa: SIM115 (the reader closes it)
+    while chunk := sys.stdin.buffer.read(1 << 20):
+        kept.write(chunk)
+    return kept
+
+
 @contextmanager
 def open_text(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file for reading, unpacked by its suffix; errors of the packing name the file."""
-    if str(path) == "-":
-        # Kept on disk: a column may have to be read once more, and standard input can't be.
-        with tempfile.TemporaryFile() as kept:
-            while chunk := sys.stdin.buffer.read(1 << 20):
-                kept.write(chunk)
-            kept.seek(0)
-            yield kept
-        return
     if not Path(path).is_file():
         raise MissingFile(f"data: {path}: no such file")
     try:

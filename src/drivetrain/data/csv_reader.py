@@ -12,6 +12,8 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,7 @@ import pyarrow.csv
 
 from ..base.errors import InvalidValue, unknown_name
 from .batch import Batch
-from .csv_blocks import Block, open_text, read_blocks, read_header
+from .csv_blocks import Block, keep_standard_input, open_text, read_blocks, read_header
 from .dialect import Csv
 from .stats import Rejected, RejectedRow
 
@@ -57,6 +59,7 @@ class CsvReader:
         self.notes: dict[str, list[str]] = {}
         self._known = types or {}
         self._sent: set[str] = set()  # columns of which numbers went out
+        self._kept: IO[bytes] | None = None  # what came on standard input
 
     def batches(self) -> Iterator[Batch]:
         """All rows that can be read, in order; bad rows go to `rejected`."""
@@ -70,6 +73,7 @@ class CsvReader:
         again = CsvReader(
             self.files, columns=chosen, types=self.types, batch_rows=self.batch_rows, threads=self.threads
         )
+        again._kept = self._kept
         for batch in again.batches():
             if batch.part >= last:
                 return
@@ -78,7 +82,7 @@ class CsvReader:
             yield batch
 
     def _read(self, index: int, file: Csv) -> Iterator[Batch]:
-        with open_text(file.path) as stream:
+        with self._open(file) as stream:
             names, rest, line = read_header(file, stream)
             chosen = _choose(file, names, self.columns)
             blocks = read_blocks(stream, rest, line)
@@ -104,6 +108,16 @@ class CsvReader:
                             piece, str(file.path), row + start, lines, part, again if start == 0 else frozenset()
                         )
                     row, number = row + table.num_rows, number + 1
+
+    @contextmanager
+    def _open(self, file: Csv) -> Iterator[IO[bytes]]:
+        if str(file.path) == "-":
+            self._kept = self._kept or keep_standard_input()
+            self._kept.seek(0)
+            yield self._kept
+        else:
+            with open_text(file.path) as stream:
+                yield stream
 
     def _turned(self, part: tuple[int, int]) -> list[str]:
         return [name for name, place in self.widened.items() if place == part]
@@ -177,15 +191,16 @@ class CsvReader:
     def _first_values(self, table: pa.RecordBatch, name: str) -> pa.RecordBatch:
         """A column that was empty so far gets its type from the first block with values."""
         column = table[name]
-        if column.null_count == len(column):
-            return table
         self.types[name] = kind = guess_type(column)
         if kind == "string":
             return table
-        text = column.dictionary_decode()
-        blank = pc.is_in(text, value_set=pa.array(NO_NUMBER))
-        numbers = pc.if_else(blank, None, text).cast(ARROW[kind])
-        return table.set_column(table.schema.get_field_index(name), name, numbers)
+        if kind == "null":
+            typed = pa.nulls(len(column))
+        else:
+            text = column.dictionary_decode()
+            blank = pc.is_in(text, value_set=pa.array(NO_NUMBER))
+            typed = pc.if_else(blank, None, text).cast(ARROW[kind])
+        return table.set_column(table.schema.get_field_index(name), name, typed)
 
     def _note_undecodable(self, file: Csv, block: Block) -> None:
         if block.data.isascii() or "" in self.notes:

@@ -41,7 +41,7 @@ class DistinctSketch:
         """Add values."""
         add = self._sketch.update
         for value in values:
-            add(value)
+            add(value.decode("latin-1"))  # the sketch takes texts; every byte has a letter in Latin-1
 
     def merge(self, other: DistinctSketch) -> DistinctSketch:
         """A sketch of both."""
