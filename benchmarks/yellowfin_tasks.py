@@ -16,6 +16,7 @@ from drivetrain.base.seeds import torch_generator
 from drivetrain.optim import StaleGradients
 
 Batch = tuple[Tensor, Tensor]
+WIDTH = 100  # steps that a loss is averaged over
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -77,16 +78,34 @@ def shakespeare_task(file: Path, steps: int, batch: int = 32, length: int = 50, 
 
 
 def train(
-    task: Task, make_optimizer: MakeOptimizer, seed: int, *, steps: int | None = None, staleness: int = 0
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    seed: int,
+    *,
+    goal: float | None = None,
+    longest: float = 1.0,
+    staleness: int = 0,
 ) -> list[float]:
-    """Train and return the loss of every step; a diverged run ends early with infinity."""
+    """Train and return the loss of every step.
+
+    Args:
+        task, make_optimizer, seed: what to train, with what, from which weights on which batches.
+        goal: go on after `task.steps` until the smoothed loss is there, for `longest` times the steps at most.
+        longest: see `goal`.
+        staleness: how many steps late the gradients come.
+
+    A diverged run ends early with infinity.
+    """
     model = task.build(seed)
     optimizer = make_optimizer(list(model.parameters()))
     if hasattr(optimizer, "train"):
         optimizer.train()
     stale = StaleGradients(model.parameters(), staleness)
     losses: list[float] = []
-    for _, (x, y) in zip(range(steps or task.steps), task.batches(seed), strict=False):
+    reached = goal is None
+    for step, (x, y) in zip(range(int(task.steps * longest)), task.batches(seed), strict=False):
+        if step >= task.steps and reached:
+            break
         logits = model(x)
         loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), y.reshape(-1))
         optimizer.zero_grad()
@@ -94,12 +113,13 @@ def train(
         losses.append(loss.item())
         if not np.isfinite(losses[-1]) or losses[-1] > 1e4:
             return [*losses, float("inf")]
+        reached = reached or (step >= WIDTH - 1 and sum(losses[-WIDTH:]) / WIDTH <= goal)
         if stale.exchange():
             optimizer.step()
     return losses
 
 
-def smoothed(losses: list[float], width: int = 100) -> np.ndarray:
+def smoothed(losses: list[float], width: int = WIDTH) -> np.ndarray:
     """Mean of the last `width` losses at every step (of fewer at the start); infinite from where a run diverged."""
     sums = np.cumsum(np.concatenate([[0.0], losses]))
     ends = np.arange(1, len(losses) + 1)
@@ -112,5 +132,5 @@ def smoothed(losses: list[float], width: int = 100) -> np.ndarray:
 def steps_to(losses: list[float], goal: float) -> int | None:
     """First step (from 1) whose smoothed loss is at most `goal`; None when none is."""
     reached = np.flatnonzero(smoothed(losses) <= goal)
-    reached = reached[reached >= 99]  # the mean of a full window
+    reached = reached[reached >= WIDTH - 1]  # only means of a full window count
     return int(reached[0]) + 1 if len(reached) else None
