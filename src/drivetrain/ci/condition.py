@@ -149,7 +149,7 @@ class _Parser:
     """Recursive descent, one method per rule of the grammar."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
+        self.text = text = re.sub(r"\s", " ", text)  # one line, so that the pointer stands under its column
         self.tokens = list(_tokens(text))
         self.at = 0
 
@@ -199,7 +199,7 @@ class _Parser:
         place = self.token
         tol = self.number("the tolerance")
         if not tol > 0:
-            raise self.error(f"the tolerance must be > 0, found {place.text}", place)
+            raise self.error(f"the tolerance must be > 0, found {_number(float(tol))}", place)
         kept = {name: float(value) for name, value in coef.items() if value}
         if not kept:
             found = "the variables cancel out" if coef else "no variable (n, o or d)"

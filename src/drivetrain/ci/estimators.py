@@ -71,7 +71,7 @@ def methods(clause: Clause, log_inverse: float, setting: Setting) -> dict[str, i
     found["chernoff"] = bounds.whole(log_inverse / chernoff_rate(form))
     if numeric:
         if form.form == "proportion":
-            found["threshold"] = exact.at_threshold(log_inverse, tol, mean)
+            found["threshold"] = min(exact.at_threshold(log_inverse, tol, mean), found["chernoff"])
         else:
             found["bounded"] = exact.bounded(log_inverse, tol, mean)
     if form.form == "difference":
@@ -97,8 +97,8 @@ def _difference(form: Mistake, log_inverse: float, setting: Setting, numeric: bo
 
 
 def cheapest(found: dict[str, int]) -> str:
-    """The method with the fewest items; among equals the simplest (dictionary order: simple ones come first)."""
-    return min(found, key=lambda name: found[name])
+    """The method with the fewest items; among equals "exact" last, since it is proved for its own size only."""
+    return min(found, key=lambda name: (found[name], name == "exact"))
 
 
 def _with_mean(clause: Clause, setting: Setting) -> Mistake:

@@ -18,7 +18,7 @@ from ..base.errors import InvalidValue, unknown_name
 from .bounds import clopper_pearson
 from .condition import Clause, Condition, exact, parse_condition
 from .counts import Observed, observe, slice_rows
-from .plan import Plan, TestSetTooSmall
+from .plan import ClausePlan, Plan, TestSetTooSmall
 
 WORDS = {True: "TRUE", False: "FALSE", None: "UNKNOWN"}
 DECIDE = ("tolerance", "certificate")
@@ -224,11 +224,12 @@ class _Evaluation:
         found = np.flatnonzero(lacking)
         return found if isinstance(rows, slice) else rows[found]
 
-    def rows_for(self, clause: Clause, n: int, method: str) -> np.ndarray | slice:
+    def rows_for(self, priced: ClausePlan, n: int) -> np.ndarray | slice:
         """All rows if they are labelled, else the fixed sample of the planned size."""
-        rows = self.available(clause)
-        # The worst tail of "exact" is computed for its own size only, not proved for every larger one.
-        if self.sized and (len(self.missing(clause, rows)) or method == "exact"):
+        rows = self.available(priced.clause)
+        # The worst tail of "exact" is computed for its own size; larger ones are proved from the Hoeffding size on.
+        only_n = priced.method == "exact" and self.seen.items(rows) < priced.alternatives["hoeffding"]
+        if self.sized and (len(self.missing(priced.clause, rows)) or only_n):
             indices = np.arange(self.seen.rows)[rows]
             if self.seen.items(rows) > n:
                 return self.sample(n, indices)
@@ -240,7 +241,7 @@ class _Evaluation:
         chosen: list[np.ndarray | slice] = []
         for priced in plan.clauses:
             n = size[priced.clause.slice] if priced.clause.labelled else priced.n
-            chosen.append(self.rows_for(priced.clause, n, priced.method))
+            chosen.append(self.rows_for(priced, n))
         done: dict[int, ClauseVerdict] = {}
         for labelled in (False, True):
             stop = not look_at_all and not _accepts(_kleene([v.outcome for v in done.values()]), plan.mode)

@@ -81,7 +81,8 @@ class Gate:
     def plan(self) -> Plan:
         """The plan for the next decision."""
         step = self.ledger.steps_used + 1
-        return self.config.plan(grouped=self._testset is not None and self._testset.groups is not None, step=step)
+        present = self._testset is not None or (self.root / str(self.config.testset)).is_file()
+        return self.config.plan(grouped=present and self.testset.groups is not None, step=step)
 
     def register(self) -> None:
         """Register the test set, with its counters at zero; see `Ledger.register`."""
@@ -131,9 +132,8 @@ class Gate:
 
     def _report(self, commit: str, verdict: Verdict) -> None:
         path = self.root / str(self.config.report_to)
-        content = {"condition": self.config.condition, "commits": self._reports()}
-        content["commits"][commit] = verdict.to_dict()
-        write_json(path, content)
+        commits = {**self._reports(), commit: verdict.to_dict()}
+        write_json(path, {"condition": self.config.condition, "commits": commits})
 
     def _reports(self) -> dict[str, Any]:
         path = self.root / str(self.config.report_to)

@@ -324,7 +324,7 @@ def _price(draft: Plan, differ: float) -> tuple[ClausePlan, ...]:
         # The whole set's d says nothing about a slice's.
         found = methods(clause, log, setting if clause.slice is None else replace(setting, differ=1.0))
         if draft.estimator == "exact" and "exact" in found:
-            found = {"exact": found["exact"]}
+            found = {name: found[name] for name in ("hoeffding", "exact")}
         name = cheapest(found)
         uses = name in ("bennett", "paired", "chernoff") and setting.differ < 1 and {"n", "o"} <= set(clause.coef)
         p = setting.differ if uses and clause.slice is None else None

@@ -57,7 +57,7 @@ def check(
     old: Annotated[str, typer.Option(help="Commit of the old model; by default the last accepted one.")] = "last-pass",
     json: Json = False,
 ) -> None:
-    """Decide on a commit: exit 0 pass (or recorded), 1 reject, 2 bad input, 3 test set spent or small, 4 labels missing."""
+    """Decide on a commit: exit 0 pass (or recorded), 1 reject, 2 bad input, 3 test set spent, 4 labels missing."""
     gate = Gate(config)
     predictions = read_predictions(new, gate.testset) if new is not None else None
     decision = gate.check(predictions, old, commit)
