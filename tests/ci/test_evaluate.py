@@ -175,7 +175,7 @@ def test_certificate_sign_agrees_with_mcnemar():
 
 
 def test_slices_and_scores():
-    new, old, labels = random_models(4)
+    new, _old, labels = random_models(4)
     text = "n > 0.5 +/- 0.05 /\\ n[night] > 0.5 +/- 0.1"
     price = plan(text, **EASY)
     night = np.arange(len(new)) % 3 == 0
@@ -196,7 +196,7 @@ def test_slices_and_scores():
 
 
 def test_groups_count_as_items():
-    new, old, labels = random_models(5)
+    new, _old, labels = random_models(5)
     groups = np.arange(len(new)) // 3
     text = "n > 0.5 +/- 0.1"
     price = plan(text, grouped=True, **EASY)

@@ -19,8 +19,8 @@ def allowed(histories, delta=DELTA):
 def greedy_history(rng, price, floor):
     """One developer: every model is a perturbation of the best so far, and all are truly just below the floor.
 
-    True accuracy is known because each item is right with a probability the developer chose; the developer sees each
-    verdict and keeps the items of accepted or nearly accepted models, which overfits the test set.
+    Each item is right with probability `floor`, so the true accuracy is known. The developer sees each verdict, and keeps
+    most of what a nearly accepted model does and half of what a rejected one does.
     """
     items = price.labels
     right = rng.random(items) < floor
@@ -61,11 +61,11 @@ def test_a_gate_without_tolerance_fails_this_test():
 @pytest.mark.parametrize("mode", ["fp-free", "fn-free"])
 @pytest.mark.parametrize("differ", [0.1, 1.0])
 def test_one_paired_decision_errs_as_often_as_allowed_and_not_more(mode, differ):
-    """n - o exactly at its threshold and the share of differing items at its limit: the error is near delta, never above."""
+    """n - o at its threshold and the share of differing items at its limit: the error is near delta, never above."""
     text = "n - o > 0.02 +/- 0.05"
     bound = differ if differ < 1 else None
     price = plan(text, reliability=1 - DELTA, steps=1, adaptivity="none", mode=mode, variance_bound=bound)
-    rng, histories, wrong = np.random.default_rng(2), 4_000, 0
+    rng, histories = np.random.default_rng(2), 4_000
     items = price.labels
     up, down = (differ + 0.02) / 2, (differ - 0.02) / 2
     counts = rng.multinomial(items, [up, down, 1 - up - down], size=histories)

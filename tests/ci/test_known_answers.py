@@ -60,14 +60,14 @@ def test_auto_never_asks_for_more_than_the_paper(cell, expected):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (dict(condition="n > 0.9 +/- 0.01", reliability=0.9999, steps=1, adaptivity="none"), 46_052),
-        (dict(condition="n > 0.9 +/- 0.01", reliability=0.9999, adaptivity="none"), 63_381),
-        (dict(condition="n > 0.9 +/- 0.01", reliability=0.9999, adaptivity="full"), 156_956),
-        (dict(condition="n - o > 0.02 +/- 0.02", reliability=0.998, steps=7, adaptivity="none"), 44_269),
-        (dict(condition="n - o > 0.02 +/- 0.02", reliability=0.998, steps=7, adaptivity="full"), 58_799),
-        (dict(condition="n - o > 0.1 +/- 0.1", reliability=0.99, adaptivity="full"), 5_496),
-        (dict(condition=LINEAR, reliability=0.9999, adaptivity="none"), 310_076),
-        (dict(condition=LINEAR, reliability=0.9999, adaptivity="full"), 722_741),
+        ({"condition": "n > 0.9 +/- 0.01", "reliability": 0.9999, "steps": 1, "adaptivity": "none"}, 46_052),
+        ({"condition": "n > 0.9 +/- 0.01", "reliability": 0.9999, "adaptivity": "none"}, 63_381),
+        ({"condition": "n > 0.9 +/- 0.01", "reliability": 0.9999, "adaptivity": "full"}, 156_956),
+        ({"condition": "n - o > 0.02 +/- 0.02", "reliability": 0.998, "steps": 7, "adaptivity": "none"}, 44_269),
+        ({"condition": "n - o > 0.02 +/- 0.02", "reliability": 0.998, "steps": 7, "adaptivity": "full"}, 58_799),
+        ({"condition": "n - o > 0.1 +/- 0.1", "reliability": 0.99, "adaptivity": "full"}, 5_496),
+        ({"condition": LINEAR, "reliability": 0.9999, "adaptivity": "none"}, 310_076),
+        ({"condition": LINEAR, "reliability": 0.9999, "adaptivity": "full"}, 722_741),
     ],
     ids=str,
 )
@@ -176,7 +176,7 @@ def test_exact_bound_against_scipy_for_every_size():
         if worst > delta:
             failing.append(items)
     assert failing == list(range(200, 302))
-    # The spec's 3.05e-4 is the largest value on a grid of q in steps of 0.001; the supremum between its points is higher.
+    # The spec's 3.05e-4 is the largest value on a grid of q in steps of 0.001; between its points it is higher.
     grid = max(binom.sf(math.floor(302 * (q / 1000 + 0.1) + 1e-12), 302, q / 1000) for q in range(1, 900))
     assert grid == pytest.approx(3.05e-4, abs=1e-6)
     assert worst_binomial_tail(302, 0.1) == pytest.approx(3.1077e-4, abs=1e-8)
