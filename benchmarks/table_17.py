@@ -24,7 +24,9 @@ def chunk(seed: int, start: int, rows: int) -> pa.Table:
         "delta": pa.array(rng.integers(-1_000_000, 1_000_000, rows)),
     }
     for index in range(8):
-        values = [rng.normal(index, 1.0 + index, rows), rng.lognormal(1.0, index / 4, rows), rng.random(rows)][index % 3]
+        values = [rng.normal(index, 1.0 + index, rows), rng.lognormal(1.0, index / 4, rows), rng.random(rows)][
+            index % 3
+        ]
         columns[f"float{index}"] = pa.array(np.round(values, 6), mask=rng.random(rows) < index / 100)
     for index, distinct in enumerate(DISTINCT):
         # Zipf-like shares, as categories have: a few are frequent, most are rare.

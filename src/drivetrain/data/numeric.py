@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .quantiles import QuantileSketch
+from .scratch import scratch
 
 Number = int | float
 FINEST = 10_000  # most buckets a histogram may be asked for
@@ -38,15 +39,16 @@ class Moments:
         weight = float(len(values)) if weights is None else float(weights.sum())
         if len(values) == 0 or weight == 0.0:
             return cls()
-        values = values.astype(np.float64, copy=False)
+        centred = scratch("centred", len(values), np.float64)
         with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers near 1e308
-            mean = float((values if weights is None else values * weights).sum()) / weight
+            np.copyto(centred, values)
+            mean = float((centred if weights is None else centred * weights).sum()) / weight
             if not math.isfinite(mean):
-                mean = float((values * ((1.0 if weights is None else weights) / weight)).sum())
-            centred = values - mean
-            heavy = centred if weights is None else centred * weights
-            tail = float(heavy.sum()) / weight
-            deviations = float((heavy * centred).sum()) - weight * tail * tail
+                mean = float((centred * ((1.0 if weights is None else weights) / weight)).sum())
+            centred -= mean
+            tail = float((centred if weights is None else centred * weights).sum()) / weight
+            centred *= centred
+            deviations = float((centred if weights is None else centred * weights).sum()) - weight * tail * tail
         return cls(weight, mean, max(0.0, deviations), tail)
 
     def merge(self, other: Moments) -> Moments:
@@ -177,7 +179,9 @@ class NumericStats:
         self.num_values += len(values)
         if weights is not None:
             self._update_weighted(values, weights)
-        ordered = np.sort(values)  # gives extremes, zeros, infinities and NaN (last) by bisection
+        ordered = scratch("ordered", len(values), values.dtype)
+        np.copyto(ordered, values)
+        ordered.sort()  # gives extremes, zeros, infinities and NaN (last) by bisection
         start, stop = 0, len(ordered)
         if ordered.dtype.kind == "f":
             stop = int(np.searchsorted(ordered, np.nan)) if stop and math.isnan(ordered[-1]) else stop
