@@ -30,7 +30,7 @@ def load_attribute(spec: str, folder: Path, *, where: str | None = None) -> Any:
     if not is_spec(spec):
         raise InvalidValue(f"drive: {spec!r} is not of the form module:attribute", where=where)
     name, _, attribute = spec.partition(":")
-    _prefer(folder)
+    _prefer(folder, name)
     try:
         found: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -56,7 +56,7 @@ def load_attribute(spec: str, folder: Path, *, where: str | None = None) -> Any:
 def fingerprint(spec: str, folder: Path) -> str:
     """The SHA-256 of the source file behind "module:attribute"; the name alone where there is no such file."""
     name = spec.partition(":")[0]
-    _prefer(folder)
+    _prefer(folder, name)
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -74,10 +74,18 @@ def explain_failure(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def _prefer(folder: Path) -> None:
-    if (path := str(folder.resolve())) not in sys.path:
+def _prefer(folder: Path, module: str) -> None:
+    """Put `folder` first in the search; forget a module of this name that another drive's folder gave."""
+    path = str(folder.resolve())
+    if sys.path[0] != path:
         sys.path.insert(0, path)
         importlib.invalidate_caches()
+    root = module.partition(".")[0]
+    loaded = getattr(sys.modules.get(root), "__file__", None)
+    is_here = (folder / f"{root}.py").is_file() or (folder / root / "__init__.py").is_file()
+    if loaded is not None and is_here and folder.resolve() not in Path(loaded).resolve().parents:
+        for name in [name for name in sys.modules if name == root or name.startswith(f"{root}.")]:
+            del sys.modules[name]
 
 
 def _import_failed(name: str, error: BaseException, where: str | None) -> InvalidValue:

@@ -34,7 +34,7 @@ class TensorSplits:
 
     Attributes:
         train_x, test_x: [N, ...]; train_y, test_y: [N].
-        shape: `in_features` and, for classification, `num_classes`, for models that ask for them.
+        shape: `in_features` and `num_classes` (1 for a regression), for models that ask for them.
         encoding: the table's encoding as plain values; empty for a user's own Dataset.
     """
 
@@ -128,9 +128,7 @@ def _from_tables(
     for name in ("train", "test"):
         place = folder / places[name] if places["inside"] else drive.path(places[name])
         tables[name] = read_table(place)
-    shape = {"in_features": encoding.width}
-    if not regression:
-        shape["num_classes"] = len(encoding.classes)
+    shape = {"in_features": encoding.width, "num_classes": len(encoding.classes) or 1}
     train, test = tables["train"], tables["test"]
     return TensorSplits(
         encoding.features(train), encoding.labels(train), encoding.features(test), encoding.labels(test),
@@ -141,9 +139,8 @@ def _from_tables(
 def _from_datasets(train: Any, test: Any, regression: bool) -> TensorSplits:
     train_x, train_y = _stack(train, regression)
     test_x, test_y = _stack(test, regression)
-    shape = {"in_features": train_x[0].numel()}
-    if not regression:
-        shape["num_classes"] = int(max(train_y.max(), test_y.max())) + 1
+    classes = 1 if regression else int(max(train_y.max(), test_y.max())) + 1
+    shape = {"in_features": train_x[0].numel(), "num_classes": classes}
     return TensorSplits(train_x, train_y, test_x, test_y, shape, {})
 
 

@@ -55,7 +55,7 @@ def build_model(
 def loss_function(spec: str, folder: Path, *, where: str | None = None) -> Callable[[Tensor, Tensor], Tensor]:
     """A loss by its name in torch.nn.functional or by "module:attribute": (outputs, targets) -> scalar mean."""
     if is_spec(spec):
-        return load_attribute(spec, folder, where=where)
+        return _on_matching_shapes(load_attribute(spec, folder, where=where))
     functions = {
         name: function
         for name, function in vars(nn.functional).items()
@@ -63,7 +63,18 @@ def loss_function(spec: str, folder: Path, *, where: str | None = None) -> Calla
     }
     if spec not in functions:
         raise unknown_name("train: loss", spec, functions, where=where)
-    return functions[spec]
+    return _on_matching_shapes(functions[spec])
+
+
+def _on_matching_shapes(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """One output a row, [B, 1], meets float targets [B] as [B]: broadcast, it would silently compare every pair."""
+
+    def matched(outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.is_floating_point() and outputs.shape == (len(targets), 1):
+            outputs = outputs.squeeze(1)
+        return loss(outputs, targets)
+
+    return matched
 
 
 def load_model(run_folder: str | Path) -> nn.Module:

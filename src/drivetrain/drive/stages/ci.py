@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -34,6 +34,10 @@ class CiStageConfig(Section):
     )
     steps: int = Field(4, ge=1, description="verdicts that one test split may give; then it is spent")
     adaptivity: str = Field("full", description="full, first-change, passes:k or open: what the developer learns")
+    decide: Literal["certificate", "tolerance"] = Field(
+        "certificate",
+        description="exact intervals from the counts at hand, or estimate ± tolerance on a planned number of rows",
+    )
     mode: str = Field("fp-free", description="fp-free: an accepted model is good; fn-free: a rejected one is bad")
 
     @field_validator("condition", "floor")
@@ -79,7 +83,7 @@ def run(config: CiStageConfig, drive: Drive) -> Outcome:
     with atomic_path(gate / f"{commit}.npy") as beside:
         np.save(beside, new)  # before the ledger's line: an accepted model always has its predictions
     try:
-        entry = _judge(ledgers[kind], getattr(config, kind), config.terms, testset, commit, new, old, labels)
+        entry = _judge(ledgers[kind], config, kind, testset, commit, new, old, labels)
     except DrivetrainError as error:
         error.where = error.where or drive.locate("ci", kind)
         raise
@@ -90,6 +94,7 @@ def run(config: CiStageConfig, drive: Drive) -> Outcome:
             "condition": getattr(config, kind),
             "reliability": config.reliability,
             "mode": config.mode,
+            "decided by": config.decide,
             "model": commit,
             "against": old_commit,
             "items": len(new),
@@ -106,8 +111,8 @@ def run(config: CiStageConfig, drive: Drive) -> Outcome:
 
 def _judge(
     ledger: Any,
-    condition: str,
-    terms: dict[str, Any],
+    config: CiStageConfig,
+    kind: str,
     testset: str,
     commit: str,
     new: np.ndarray[Any, Any],
@@ -116,6 +121,7 @@ def _judge(
 ) -> Any:
     from drivetrain.ci import evaluate, plan
 
+    condition, terms = getattr(config, kind), config.terms
     ledger.register(testset, condition, **terms)
     known = ledger.find(commit)
     if known is not None:
@@ -123,8 +129,10 @@ def _judge(
     step = terms | {"steps": ledger.steps_used + 1} if terms["adaptivity"] == "open" else terms
     price = plan(condition, **step)
     ledger.check(testset, price)
-    price.require(len(new))
-    return ledger.record(commit, evaluate(condition, new, old, labels, plan=price), predictions=new)
+    if config.decide == "tolerance":
+        price.require(len(new))
+    verdict = evaluate(condition, new, old, labels, plan=price, decide=config.decide)
+    return ledger.record(commit, verdict, predictions=new)
 
 
 def _opponent(ledgers: Mapping[str, Any], testset: str, commit: str) -> tuple[str, str | None]:
@@ -163,6 +171,7 @@ def show(folder: Path) -> Iterable[Part]:
             "verdict": f"{verdict['outcome']}, {_verb(verdict['passed'])}",
             "reliability": verdict["reliability"],
             "mode": verdict["mode"],
+            "decided by": verdict["decided by"],
             "model": verdict["model"],
             "last accepted": against,
             "decision": f"{verdict['step']} of {verdict['steps']}",
