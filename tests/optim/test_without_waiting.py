@@ -15,12 +15,10 @@ SHAPES = [(3, 4), (5,), (2, 8, 3, 3)]
 READS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
 
 
-class Patient(YellowFin):
-    """YellowFin that believes its parameters are on a device it must not wait for."""
-
-    @staticmethod
-    def _host_may_read(work) -> bool:
-        return False
+@pytest.fixture
+def patient(monkeypatch) -> None:
+    """YellowFin believes that its parameters are on a device that it must not wait for."""
+    monkeypatch.setattr("drivetrain.optim.work.reads_are_free", lambda device: False)
 
 
 class NoReads(TorchDispatchMode):
@@ -36,13 +34,14 @@ class NoReads(TorchDispatchMode):
     "options", [{}, {"staleness": 2}, {"smooth_hyper": True, "weight_decay": 0.1}, {"nesterov": True}]
 )
 @pytest.mark.parametrize("foreach", [True, False])
-def test_the_patient_path_takes_the_same_steps_without_a_read(options, foreach) -> None:
+def test_the_patient_path_takes_the_same_steps_without_a_read(options, foreach, monkeypatch) -> None:
     script = gradients(40, *SHAPES, dtype=torch.float32)
     script[30] = [g * 50 for g in script[30]]
     script.insert(0, [torch.zeros(s) for s in SHAPES])
     expected, reference = run(SHAPES, script, torch.float32, foreach=foreach, **options)
+    monkeypatch.setattr("drivetrain.optim.work.reads_are_free", lambda device: False)
     params = parameters(*SHAPES, dtype=torch.float32)
-    optimizer = Patient(params, foreach=foreach, **options)
+    optimizer = YellowFin(params, foreach=foreach, **options)
     for grads in script:
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
@@ -66,10 +65,10 @@ def test_a_step_on_the_meta_device_runs() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_bad_gradient_is_skipped_and_reported_at_the_next_step(bad: float) -> None:
+def test_a_bad_gradient_is_skipped_and_reported_at_the_next_step(patient, bad: float) -> None:
     script = gradients(20, *SHAPES, dtype=torch.float32)
     params = parameters(*SHAPES, dtype=torch.float32)
-    optimizer = Patient(params)
+    optimizer = YellowFin(params)
     for grads in script[:10]:
         feed(optimizer, params, grads)
     before = [p.detach().clone() for p in params]
@@ -88,10 +87,10 @@ def test_a_bad_gradient_is_skipped_and_reported_at_the_next_step(bad: float) -> 
     assert optimizer.stats().step == 11
 
 
-def test_found_inf_skips_without_a_report() -> None:
+def test_found_inf_skips_without_a_report(patient) -> None:
     script = gradients(6, *SHAPES, dtype=torch.float32)
     params = parameters(*SHAPES, dtype=torch.float32)
-    optimizer = Patient(params)
+    optimizer = YellowFin(params)
     feed(optimizer, params, script[0])
     before = [p.detach().clone() for p in params]
     optimizer.found_inf = torch.ones(1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .yellowfin import YellowFin
 
 FORMAT = 1
-VECTORS = ("_remaining", "_history", "_last", "_mu", "_total")
+RECORD = ("last", "history")
 
 
 def save(optimizer: YellowFin, layout: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def save(optimizer: YellowFin, layout: dict[str, Any]) -> dict[str, Any]:
     entry: dict[str, Any] = {"format": FORMAT, "window": optimizer.options.window, "statistics": None, "sensor": None}
     if optimizer.statistics is not None:
         entry["statistics"] = dict(optimizer.statistics.values())
-        entry.update({name.strip("_"): getattr(optimizer, name) for name in VECTORS})
+        entry.update({"remaining": optimizer._remaining, "momentum": optimizer._mu})
+        entry.update({name: getattr(optimizer._record, name) for name in RECORD})
     if optimizer.sensor is not None:
         entry["sensor"] = {**optimizer.sensor.state(), "indices": optimizer.sensor.indices}
     return {**layout, "yellowfin": entry}
@@ -54,8 +55,10 @@ def restore(optimizer: YellowFin, content: dict[str, Any]) -> None:
     optimizer._begin(device)
     assert optimizer.statistics is not None
     optimizer.statistics.restore(_copies(entry["statistics"], device))
-    for name in VECTORS:
-        setattr(optimizer, name, entry[name.strip("_")].to(device, copy=True))
+    optimizer._remaining = entry["remaining"].to(device, copy=True)
+    optimizer._mu = entry["momentum"].to(device, copy=True)
+    for name in RECORD:
+        setattr(optimizer._record, name, entry[name].to(device, copy=True))
     if entry["sensor"] is not None and optimizer.options.staleness:
         indices = [index.to(device) for index in entry["sensor"]["indices"]]
         sensor = MomentumSensor([], optimizer.options.staleness, optimizer.options.sample, device)

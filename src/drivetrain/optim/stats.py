@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 
+import torch
 from torch import Tensor
+
+from drivetrain.base.errors import InvalidValue
+
+from .options import YellowFinOptions
+from .statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -62,10 +68,41 @@ class YellowFinStats:
         return {**clean, "reason": self.reason}
 
 
-def from_tensor(row: Tensor, slow_start: int) -> YellowFinStats:
-    """A record from its numbers in the order of the fields; one read from the device."""
-    step, *numbers = row.tolist()
-    return YellowFinStats(**dict(zip(_MEASURED, numbers, strict=True)), step=int(step), slow_start=slow_start)
+class Record:
+    """The numbers of the last step and of the steps before it, kept on the device.
+
+    Attributes:
+        last: float64 (11,), the fields of `YellowFinStats` but the last.
+        history: float64 (N, 2), rate without slow start and momentum of the last N = max(200, 10 window) tuned steps.
+    """
+
+    def __init__(self, options: YellowFinOptions, device: torch.device) -> None:
+        self.options = options
+        self.last = torch.zeros(11, dtype=torch.float64, device=device)
+        self.history = torch.zeros(max(200, 10 * options.window), 2, dtype=torch.float64, device=device)
+        self._places = torch.arange(len(self.history), device=device)
+
+    def write(self, s: Statistics, mu: Tensor, lr: Tensor, total: Tensor, norm2: Tensor, clip: Tensor) -> None:
+        """Take down a step: its statistics, and the momentum, rate, total momentum, ‖g‖² and clip that it had."""
+        measured = (s.steps, s.h_min, s.h_max, s.variance, s.distance, s.mu)
+        self.last = torch.stack([*measured, mu, lr, total, norm2.sqrt(), clip])
+        # tuned steps are 2, 3, ...; a step that was not observed writes its predecessor's values once more
+        row = (self._places == (s.steps - 2) % len(self.history)) & (s.steps > 1)
+        self.history = torch.where(row[:, None], torch.stack([s.full_lr, mu]), self.history)
+
+    def stats(self) -> YellowFinStats:
+        """The last step as floats; one read from the device."""
+        step, *numbers = self.last.tolist()
+        names = dict(zip(_MEASURED, numbers, strict=True))
+        return YellowFinStats(**names, step=int(step), slow_start=self.options.slow_start)
+
+    def medians(self) -> dict[str, float]:
+        """Median rate and momentum of the history; two reads from the device."""
+        tuned = int(self.last[0]) - 1
+        if tuned < 1:
+            raise InvalidValue(f"optim: YellowFin.suggest() needs at least 2 steps with a gradient, had {tuned + 1}")
+        lr, momentum = self.history[:tuned].median(dim=0).values.tolist()
+        return {"lr": lr, "momentum": momentum}
 
 
 _MEASURED = [field.name for field in fields(YellowFinStats)][1:-1]

@@ -27,6 +27,7 @@ class Work:
         params, grads, averages, buffers: local tensors of them, their gradients (decayed, unscaled) and their state.
         groups: (param_group, slice of the lists).
         places: int64 (P,) positions among all parameters; None when all have a gradient.
+        reads: whether the host may read values for free, without waiting for a device.
     """
 
     originals: list[Tensor]
@@ -36,6 +37,7 @@ class Work:
     buffers: list[Tensor]
     groups: list[tuple[dict[str, Any], slice]]
     places: Tensor | None
+    reads: bool
 
     def with_grads(self, grads: list[Tensor]) -> Work:
         """The same work on other gradients."""
@@ -66,7 +68,7 @@ def check_parameters(group: dict[str, Any]) -> None:
 def collect(optimizer: YellowFin) -> Work:
     """Gather parameters, gradients and state for one step; state is made at a parameter's first gradient."""
     options = optimizer.options
-    work = Work([], [], [], [], [], [], None)
+    work = Work([], [], [], [], [], [], None, reads_are_free(optimizer.param_groups[0]["params"][0].device))
     places: list[int] = []
     position = 0
     grad_scale = getattr(optimizer, "grad_scale", None)  # torch.amp.GradScaler sets it for the step and deletes it
@@ -83,6 +85,11 @@ def collect(optimizer: YellowFin) -> Work:
     if len(places) == position or not places:
         return work
     return replace(work, places=torch.tensor(places, device=work.params[0].device))
+
+
+def reads_are_free(device: torch.device) -> bool:
+    """Whether the host reads a value from this device without waiting."""
+    return device.type == "cpu"
 
 
 def _append(work: Work, param: Tensor, grad: Tensor, state: dict[str, Tensor]) -> None:

@@ -20,11 +20,11 @@ from . import checkpoint
 from .foreach import Foreach, Loop, Passes
 from .fused import fits, load
 from .momentum_sensor import MomentumSensor, feed_back
-from .nonfinite import DeferredReport, nonfinite_error
+from .nonfinite import DeferredReport, NonFiniteGradient, nonfinite_error
 from .options import YellowFinOptions
 from .sharding import Reduction
 from .statistics import Statistics
-from .stats import YellowFinStats, from_tensor
+from .stats import Record, YellowFinStats
 from .work import Work, check_parameters, collect, masked
 
 
@@ -66,9 +66,8 @@ class YellowFin(Optimizer):
             check would force the host to wait for, the step is skipped there and a later step raises.
     """
 
-    _step_supports_amp_scaling = (
-        True  # torch.amp.GradScaler hands over grad_scale and found_inf instead of reading them
-    )
+    # torch.amp.GradScaler hands over grad_scale and found_inf instead of reading them
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -155,19 +154,16 @@ class YellowFin(Optimizer):
             self._advance(work)
 
     def stats(self) -> YellowFinStats:
-        """What the last step measured and decided. Reads one row from the device."""
+        """What the last step measured and decided; reads one row from the device."""
         if self.statistics is None:
             raise InvalidValue("optim: YellowFin.stats() needs at least one step")
-        return from_tensor(self._last, self.options.slow_start)
+        return self._record.stats()
 
     def suggest(self) -> dict[str, float]:
         """What to freeze in plain momentum SGD: medians over the last max(200, 10 * window) steps."""
-        steps = 0 if self.statistics is None else int(self.statistics.steps)
-        if steps < 2:
-            raise InvalidValue(f"optim: YellowFin.suggest() needs at least 2 steps with a gradient, had {steps}")
-        tuned = self._history[: steps - 1] if steps - 1 < len(self._history) else self._history
-        lr, momentum = tuned.median(dim=0).values.tolist()
-        return {"lr": lr, "momentum": momentum}
+        if self.statistics is None:
+            raise InvalidValue("optim: YellowFin.suggest() needs at least 2 steps with a gradient, had none")
+        return self._record.medians()
 
     def state_dict(self) -> dict[str, Any]:
         """torch's layout and one more entry, "yellowfin"."""
@@ -190,25 +186,21 @@ class YellowFin(Optimizer):
             return
         self.statistics = Statistics(self.options, device)
         everything = [p for group in self.param_groups for p in group["params"]]
-        self._remaining = torch.ones(
-            len(everything), dtype=torch.float64, device=device
-        )  # as Statistics.remaining, (P,)
-        self._history = torch.zeros(max(200, 10 * self.options.window), 2, dtype=torch.float64, device=device)
-        self._places = torch.arange(len(self._history), device=device)
-        self._last = torch.zeros(11, dtype=torch.float64, device=device)
+        # (P,), as Statistics.remaining for each parameter's own average
+        self._remaining = torch.ones(len(everything), dtype=torch.float64, device=device)
+        self._record = Record(self.options, device)
         self._mu = torch.full((), self.options.momentum, dtype=torch.float64, device=device)
-        self._total = torch.full((), torch.nan, dtype=torch.float64, device=device)
         self._report = DeferredReport(device)
 
     def _advance(self, work: Work) -> None:
-        """One step: measure, tune, move (2.6)."""
-        statistics = self._statistics()
-        reads = self._host_may_read(work)
-        if not reads and (late := self._report.poll()):
+        """One step: measure, tune, move."""
+        if self.options.staleness:
+            self._watch(work)
+        if not work.reads and (late := self._report.poll()):
             step, index = late
             raise nonfinite_error(index, self._shape(index), step, skipped=True)
         found_inf = getattr(self, "found_inf", None)
-        if reads and found_inf is not None and found_inf.item():
+        if work.reads and found_inf is not None and found_inf.item():
             if self.sensor is not None:
                 self.sensor.hold()
             return
@@ -216,98 +208,61 @@ class YellowFin(Optimizer):
         squares = passes.squares(work.grads)
         norm2 = reduction.total(squares)
         keep = norm2.isfinite()
-        if reads:
-            if not keep.item():
-                raise nonfinite_error(*self._first_bad(work, squares), int(statistics.steps) + 1)
-        else:
+        if not work.reads:
             work, norm2, keep = self._skip_bad(work, squares, norm2)
-        norm2 = norm2.nan_to_num(0.0) if not reads else norm2
-        guard = statistics.guard(norm2)
-        lr, explosion = self._observe(work, passes, reduction, norm2, guard, keep, reads)
-        self._move(work, passes, lr, guard * explosion, keep, reads)
-        self._record(norm2, lr, guard * explosion)
+        elif not keep.item():
+            raise self._bad_gradient(work, squares)
+        guard = self._known().guard(norm2)
+        lr, explosion = self._observe(work, passes, reduction, norm2, guard, keep)
+        mu, total = self._move(work, passes, lr, guard * explosion, keep)
+        self._record.write(self._known(), mu, lr, total, norm2, guard * explosion)
 
     def _observe(
-        self,
-        work: Work,
-        passes: Passes,
-        reduction: Reduction,
-        norm2: Tensor,
-        guard: Tensor,
-        keep: Tensor,
-        reads: bool,
+        self, work: Work, passes: Passes, reduction: Reduction, norm2: Tensor, guard: Tensor, keep: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Fold the gradient into the statistics and tune; the rate, and the factor of the explosion clip."""
-        statistics = self._statistics()
+        statistics, beta = self._known(), self.options.beta
         # zero gradients before the first nonzero one say nothing about curvature, and would poison the window
         observed = keep & ((statistics.steps > 0) | (norm2 > 0))
-        if reads and not observed.item():
+        if work.reads and not observed.item():
             return statistics.lr, torch.ones_like(norm2)
-        before, beta = statistics.values(), self.options.beta
-        decay = beta if reads else torch.where(observed, beta, 1.0).to(norm2.dtype)
-        weight = (1 - beta) * (guard.item() if reads else guard)
+        before = statistics.values()
+        decay = beta if work.reads else torch.where(observed, beta, 1.0).to(norm2.dtype)
+        weight = (1 - beta) * (guard.item() if work.reads else guard)
         folded = passes.fold(work.averages, work.grads, decay, weight)
         remaining = self._remaining * decay if work.places is None else self._remaining[work.places] * decay
         divisor = (1 - remaining).square() if self.options.zero_debias else torch.ones_like(remaining)
         norm2 = norm2 * guard.square()
         statistics.observe(norm2, reduction.total(folded / divisor), work.density(reduction, self.options))
         lr, explosion = statistics.tune(norm2, before["h_max"])
-        if not reads:
-            statistics.restore({**before}, keep=observed)
-            lr = torch.where(observed, lr, statistics.lr)
-            explosion = torch.where(observed, explosion, 1.0)
-        if work.places is None:
-            self._remaining = remaining
-        else:
-            self._remaining = self._remaining.index_copy(0, work.places, remaining)
+        if not work.reads:
+            statistics.restore(before, keep=observed)
+            lr, explosion = torch.where(observed, lr, statistics.lr), torch.where(observed, explosion, 1.0)
+        if work.places is not None:
+            remaining = self._remaining.index_copy(0, work.places, remaining)
+        self._remaining = remaining
         return lr, explosion
 
-    def _move(self, work: Work, passes: Passes, lr: Tensor, scale: Tensor, keep: Tensor, reads: bool) -> None:
-        """The momentum step, group by group, and the closed loop behind it (2.9)."""
-        target = self._statistics().mu
+    def _move(self, work: Work, passes: Passes, lr: Tensor, scale: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """The momentum step, group by group, and the closed loop behind it; the momentum used, and the total."""
+        target = self._known().mu
         mu = self._mu if self.options.staleness else target
-        if self.options.staleness:
-            self._watch(work)
-        used_lr, used_mu = (lr, mu) if reads else (torch.where(keep, lr, 0.0), torch.where(keep, mu, 1.0))
+        used_lr, used_mu = (lr, mu) if work.reads else (torch.where(keep, lr, 0.0), torch.where(keep, mu, 1.0))
         rates: list[Tensor] = []
         for group, inside in work.groups:
             rate = used_lr * group["lr"]
             rates += [rate] * (inside.stop - inside.start)
             shrink = rate * group["weight_decay"] if self.options.decoupled_weight_decay else torch.zeros_like(rate)
             numbers = {"mu": used_mu, "scale": scale, "rate": rate, "shrink": shrink}
-            if reads:
+            if work.reads:
                 numbers = {name: number.item() for name, number in numbers.items()}
             lists = (work.params[inside], work.buffers[inside], work.grads[inside])
             passes.move(*lists, nesterov=self.options.nesterov, **numbers)
-        if self.sensor is not None:
-            total = self._reduce(work).mean_known(self.sensor.measure(work.params, work.grads, scale, rates))
-            self._mu = feed_back(mu, target, total, self.options.feedback)
-            self._total = total
-        else:
-            self._total = mu
-        self._used_mu = mu
-
-    def _record(self, norm2: Tensor, lr: Tensor, clip: Tensor) -> None:
-        """Keep this step's numbers for `stats` and `suggest`, on the device."""
-        s = self._statistics()
-        numbers = (
-            s.steps,
-            s.h_min,
-            s.h_max,
-            s.variance,
-            s.distance,
-            s.mu,
-            self._used_mu,
-            lr,
-            self._total,
-            norm2.sqrt(),
-            clip,
-        )
-        self._last = torch.stack(numbers)
-        # tuned steps are 2, 3, ...; a step that was not observed writes its predecessor's values once more
-        place = (s.steps - 2) % len(self._history)
-        row = (self._places == place) & (s.steps > 1)
-        self._history = torch.where(row[:, None], torch.stack([s.full_lr, self._used_mu]), self._history)
+        if self.sensor is None:
+            return mu, mu
+        total = self._reduce(work).mean_known(self.sensor.measure(work.params, work.grads, scale, rates))
+        self._mu = feed_back(mu, target, total, self.options.feedback)
+        return mu, total
 
     def _watch(self, work: Work) -> None:
         if self.sensor is None:
@@ -327,19 +282,19 @@ class YellowFin(Optimizer):
         expected = torch.zeros_like(finite) if found_inf is None else found_inf.reshape(()) != 0
         bad_place = (~squares.isfinite()).double().argmax()
         index = bad_place if work.places is None else work.places[bad_place]
-        self._report.post(~finite & ~expected, self._statistics().steps + 1, index)
+        self._report.post(~finite & ~expected, self._known().steps + 1, index)
         keep = finite & ~expected
         return work.with_grads(masked(work.grads, keep)), torch.where(keep, norm2, 0.0), keep
 
-    @staticmethod
-    def _host_may_read(work: Work) -> bool:
-        """Whether reading a value is free, and needs no wait for a device."""
-        return work.params[0].device.type == "cpu"
-
-    def _first_bad(self, work: Work, squares: Tensor) -> tuple[int, tuple[int, ...]]:
-        place = int((~squares.isfinite()).double().argmax())
-        index = place if work.places is None else int(work.places[place])
-        return index, self._shape(index)
+    def _bad_gradient(self, work: Work, squares: Tensor) -> NonFiniteGradient:
+        bad = (~squares.isfinite()).nonzero().flatten()
+        step = int(self._known().steps) + 1
+        if not len(bad):
+            return NonFiniteGradient(
+                f"YellowFin: a gradient on another process is not finite at step {step}; nothing was changed"
+            )
+        index = int(bad[0] if work.places is None else work.places[bad[0]])
+        return nonfinite_error(index, self._shape(index), step)
 
     def _shape(self, index: int) -> tuple[int, ...]:
         return tuple([p for group in self.param_groups for p in group["params"]][index].shape)
@@ -357,6 +312,6 @@ class YellowFin(Optimizer):
             self._reduction = (key, Reduction(work.originals, self.process_group))
         return self._reduction[1]
 
-    def _statistics(self) -> Statistics:
+    def _known(self) -> Statistics:
         assert self.statistics is not None
         return self.statistics
