@@ -115,7 +115,7 @@ def test_chernoff_rate_of_a_difference_by_brute_force():
 
 
 def test_corner_bound_agrees_with_the_trinomial_and_covers_other_conditions():
-    """n - o priced by the corners of its polytope gives the trinomial exponent; n - 1.1 o is near it, not near 2.1^2."""
+    """n - o priced by the corners of its polytope gives the trinomial exponent; n - 1.1 o is not far from it."""
     clause = parse_condition("n - 1.0000001*o > 0.02 +/- 0.05").clauses[0]
     form = mistake_of(clause, "fp-free")
     assert discrete_rate(form, 0.1) == pytest.approx(trinomial_rate(0.02, 0.05, 0.1), rel=1e-4)

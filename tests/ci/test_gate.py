@@ -110,7 +110,7 @@ def test_label_queue_and_reuse(project, cli):
 
 
 def test_a_hidden_verdict_reaches_only_the_report(project, cli, monkeypatch):
-    """Adaptivity none: pass and reject look the same on stdout, exit code, ledger, summary and in the files left behind."""
+    """Adaptivity none: pass and reject look the same on stdout, exit code, ledger, summary and files."""
     seen = []
     for name in ("good", "bad"):
         folder = project(adaptivity="none", more='report_to = "secret/report.json"')
@@ -259,7 +259,8 @@ def test_real_history_of_models_on_digits(tmp_path):
     good = MLPClassifier((64,), max_iter=300, random_state=0).fit(x[:600], y[:600]).predict(x_test)
     broken = np.roll(good, 1)
     config = {
-        "condition": "n - o > 0.01 +/- 0.08", "reliability": 0.95, "steps": 4, "adaptivity": "full", "decide": "certificate",
+        "condition": "n - o > 0.01 +/- 0.08", "reliability": 0.95, "steps": 4, "adaptivity": "full",
+        "decide": "certificate",
         "ledger": str(tmp_path / "ledger.jsonl"), "predictions": str(tmp_path / "{commit}.npy"),
     }  # fmt: skip
     floor = np.zeros_like(weak)

@@ -19,8 +19,8 @@ def allowed(histories, delta=DELTA):
 def greedy_history(rng, price, floor):
     """One developer: every model is a perturbation of the best so far, and all are truly just below the floor.
 
-    Each item is right with probability `floor`, so the true accuracy is known. The developer sees each verdict, and keeps
-    most of what a nearly accepted model does and half of what a rejected one does.
+    Each item is right with probability `floor`, so the true accuracy is known. The developer sees each verdict, and
+    keeps most of what a nearly accepted model does and half of what a rejected one does.
     """
     items = price.labels
     right = rng.random(items) < floor

@@ -170,7 +170,7 @@ def paired(log_inverse: float, tol: float, mean: float, differ: float = 1.0) -> 
     For differ ≤ (1 + mean²)/2 the worst law is known, see `paired_tail`. For larger `differ` the law with differ = 1 is
     taken: see `_any_difference`.
     """
-    if not abs(mean) < differ <= 1 or mean + tol >= differ:
+    if not abs(mean) < differ <= 1 or mean + tol >= 1:
         return None
     if differ > (1 + mean * mean) / 2:
         return _any_difference(log_inverse, tol, mean)
