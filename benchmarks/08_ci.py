@@ -1,4 +1,4 @@
-"""08 statistical CI: labels beside the paper's estimators on the grid of section 2.5, and seconds to plan and to decide.
+"""08 statistical CI: labels beside the paper's estimators on its grid, and seconds to plan and to decide.
 
 For the peer set MLFLOW_PYTHON to an interpreter with mlflow 3.17.2; without it those rows are left out.
 """

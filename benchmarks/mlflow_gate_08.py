@@ -1,4 +1,4 @@
-"""The peer of 08_ci.py in an environment of its own: answers every line on standard input with the seconds of one check.
+"""The peer of 08_ci.py in an environment of its own: answers each input line with the seconds of one check.
 
 mlflow has no three-valued decision, so this is what a user of `validate_evaluation_results` runs: accuracies of both
 models from the arrays, then the thresholds on them.
