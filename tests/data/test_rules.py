@@ -1,4 +1,4 @@
-"""Every rule of the table fires on the least case that breaks it, alone, and its proposed edit makes that case valid."""
+"""Every rule of the table fires, alone, on the least case that breaks it, and its edit makes that case valid."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ INT = {"type": "int", "presence": {"min_count": 1}}
 FLOAT = {"type": "float"}
 TEXT = {"type": "string"}
 ALWAYS = {"min_fraction": 1.0, "min_count": 1}
+PAIR = {"feature": {"x": INT, "y": INT}}
+SPARSE = {**PAIR, "sparse": {"s": {"value": "x", "index": ["y"]}}}
+WEIGHTED = {**PAIR, "weighted": {"w": {"feature": "x", "weight": "y"}}}
+
+
+def token(word: str, **bounds: float) -> dict[str, Any]:
+    """A schema that constrains one token of the text `x`."""
+    return feature(**TEXT, text={"tokens": [{"token": word, **bounds}]})
+
 
 # type of anomaly: (schema, columns, columns of the batch before or None)
 CASES: dict[str, tuple[dict[str, Any], dict[str, list[Any]], dict[str, list[Any]] | None]] = {
@@ -95,6 +104,45 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, list[Any]], dict[str, list[Any]
     "COMPARATOR_KOLMOGOROV_SMIRNOV_HIGH": (feature(**FLOAT, drift={"ks": 0.1}), {"x": [1.0, 2.0]}, {"x": [1.0, 1.0]}),
     "COMPARATOR_WASSERSTEIN_HIGH": (feature(**FLOAT, drift={"w1": 0.1}), {"x": [1.0, 2.0]}, {"x": [1.0, 1.0]}),
     "COMPARATOR_CONTROL_DATA_MISSING": (feature(**TEXT, drift={"linf": 0.1}), {"x": ["a"]}, {"y": ["a"]}),
+    "FEATURE_COVERAGE_TOO_LOW": (
+        {"domain": {"words": {"values": ["a"]}}, **feature(**TEXT, text={"vocabulary": "words", "min_coverage": 0.9})},
+        {"x": ["a b"]},
+        None,
+    ),
+    "FEATURE_COVERAGE_TOO_SHORT_AVG_TOKEN_LENGTH": (
+        feature(**TEXT, text={"min_avg_token_length": 3}),
+        {"x": ["a bb"]},
+        None,
+    ),
+    "SEQUENCE_LENGTH_TOO_SHORT": (feature(**TEXT, text={"min_sequence_length": 3}), {"x": ["a bb"]}, None),
+    "SEQUENCE_LENGTH_TOO_LONG": (feature(**TEXT, text={"max_sequence_length": 1}), {"x": ["a bb"]}, None),
+    "SEQUENCE_VALUE_TOO_FEW_OCCURRENCES": (token("a", min_per_sequence=1), {"x": ["a", "b"]}, None),
+    "SEQUENCE_VALUE_TOO_MANY_OCCURRENCES": (token("a", max_per_sequence=1), {"x": ["a a", "b"]}, None),
+    "SEQUENCE_VALUE_TOO_SMALL_FRACTION": (token("a", min_fraction=0.9), {"x": ["a a", "b"]}, None),
+    "SEQUENCE_VALUE_TOO_LARGE_FRACTION": (token("a", max_fraction=0.1), {"x": ["a a", "b"]}, None),
+    "LOW_SUPPORTED_IMAGE_FRACTION": (
+        feature(type="bytes", image={"min_supported_fraction": 0.9}),
+        {"x": [b"GIF89a", b"no image"]},
+        None,
+    ),
+    "MAX_IMAGE_BYTE_SIZE_EXCEEDED": (feature(type="bytes", image={"max_bytes": 5}), {"x": [b"GIF89a"]}, None),
+    "TIME_TYPE_UNEXPECTED_FORMAT": (feature(**TEXT, time="%Y-%m-%d"), {"x": ["2026-01-02", "2.1.2026"]}, None),
+    "SPARSE_FEATURE_MISSING_VALUE": (SPARSE, {"x": [[1], None], "y": [[1], [2]]}, None),
+    "SPARSE_FEATURE_MISSING_INDEX": (SPARSE, {"x": [[1], [2]], "y": [[1], None]}, None),
+    "SPARSE_FEATURE_LENGTH_MISMATCH": (SPARSE, {"x": [[1], [2]], "y": [[1], [2, 3]]}, None),
+    "SPARSE_FEATURE_NAME_COLLISION": (
+        {**PAIR, "sparse": {"x": {"value": "x", "index": ["y"]}}},
+        {"x": [[1]], "y": [[1]]},
+        None,
+    ),
+    "WEIGHTED_FEATURE_MISSING_VALUE": (WEIGHTED, {"x": [[1], None], "y": [[1], [2]]}, None),
+    "WEIGHTED_FEATURE_MISSING_WEIGHT": (WEIGHTED, {"x": [[1], [2]], "y": [[1], None]}, None),
+    "WEIGHTED_FEATURE_LENGTH_MISMATCH": (WEIGHTED, {"x": [[1], [2]], "y": [[1], [2, 3]]}, None),
+    "WEIGHTED_FEATURE_NAME_COLLISION": (
+        {**PAIR, "weighted": {"x": {"feature": "x", "weight": "y"}}},
+        {"x": [[1]], "y": [[1]]},
+        None,
+    ),
     "FEATURE_MISSING_NAME": ({"feature": {"": {"type": "int"}}}, {}, None),
     "INVALID_SCHEMA_SPECIFICATION": (feature(type="int", presence={"min_fraction": 1.5}), {"x": [1]}, None),
     "INVALID_DOMAIN_SPECIFICATION": (feature(**TEXT, domain="cities"), {"x": ["a"]}, None),
@@ -102,16 +150,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, list[Any]], dict[str, list[Any]
 }
 
 
-def stats_of(columns: dict[str, list[Any]] | None) -> Stats | None:
+def stats_of(columns: dict[str, list[Any]] | None, schema: Schema) -> Stats | None:
     if columns is None:
         return None
-    return analyze(columns) if columns else Stats(num_examples=1)
+    return analyze(columns, schema=schema) if columns else Stats(num_examples=1)
 
 
 @pytest.mark.parametrize("kind", CASES)
 def test_the_rule_fires_alone_and_its_edit_cures(kind: str) -> None:
     data, columns, before = CASES[kind]
-    schema, stats, previous = Schema.from_dict(data), stats_of(columns), stats_of(before)
+    schema = Schema.from_dict(data)
+    stats, previous = stats_of(columns, schema), stats_of(before, schema)
+    assert stats is not None
     report = validate(stats, schema, previous=previous)
     assert [anomaly.types for anomaly in report.anomalies] == [(kind,)]
     anomaly = report.anomalies[0]
@@ -142,6 +192,24 @@ def test_every_rule_of_the_table_has_a_case() -> None:
     types = [rule.type for rule in RULES]
     assert len(types) == len(set(types))
     assert set(types) == set(CASES) | elsewhere
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        {"type": "string", "text": {"min_coverage": 0.5}},
+        {"type": "string", "image": {"min_supported_fraction": 0.5}},
+        {"type": "string", "time": "%Y"},
+    ],
+)
+def test_what_could_not_be_checked_is_told(promise: dict[str, Any]) -> None:
+    """Statistics made without the schema lack the optional ones it asks for."""
+    schema = Schema.from_dict(feature(**promise))
+    stats = analyze({"x": ["a"]})
+    report = validate(stats, schema)
+    assert report.anomalies[0].types == ("STATS_NOT_AVAILABLE",)
+    assert report.ok and "schema=schema" in report.anomalies[0].seen
+    assert validate(stats, update(schema, report)).anomalies == []
 
 
 def test_the_table_prints_every_rule() -> None:

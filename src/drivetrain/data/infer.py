@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .domains import BoolDomain, Domain, FloatDomain, IntDomain, StringDomain, StructDomain
+from .contents import TimeStats
+from .domains import BoolDomain, Domain, FloatDomain, IntDomain, StringDomain, StructDomain, TimeDomain
 from .schema import Bounds, Comparator, Feature, Presence, Schema
 from .stats import FeatureStats, Stats
 
@@ -147,7 +148,10 @@ def _bounds(low: int | None, high: int | None) -> Bounds | None:
 
 
 def infer_domain(seen: FeatureStats, max_domain: int = MAX_DOMAIN) -> Domain | None:
-    """Bool, integers in strings, a list of strings, or nothing: the first that fits, in this order."""
+    """A time format, bool, integers in strings, a list of strings, or nothing: the first that fits."""
+    times = seen.extras.get("time")
+    if seen.type == "string" and isinstance(times, TimeStats) and times.format:
+        return TimeDomain(format=times.format)
     if (
         seen.type == "int"
         and seen.numeric is not None

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from .domains import BoolDomain, FloatDomain, IntDomain, StringDomain
+from .domains import BoolDomain, FloatDomain, ImageDomain, IntDomain, StringDomain, TextDomain, TimeDomain
 from .rule import Rule
 from .rules_compare import COMPARATORS, DATASET_SIZE
+from .rules_contents import IMAGES, PAIRED, TEXTS, TIMES
 from .rules_presence import MISSING_TYPE, PRESENCE, SHAPE, TYPE, VALENCY
 from .rules_schema import SPECIFICATION
 from .rules_statistics import STATISTICS
@@ -21,15 +22,14 @@ COLUMNS = (
         'stage = "DEPRECATED"',
     ),
 )
-NOT_AVAILABLE = (
-    Rule("STATS_NOT_AVAILABLE", "a promise needs a statistic that wasn't computed (WARNING)", "the promise is removed"),
-)
-
 BY_DOMAIN: dict[type, tuple[Rule, ...]] = {
     StringDomain: STRINGS,
     BoolDomain: BOOLS,
     IntDomain: INTS,
     FloatDomain: FLOATS,
+    TextDomain: TEXTS,
+    ImageDomain: IMAGES,
+    TimeDomain: TIMES,
 }
 
 RULES: tuple[Rule, ...] = (
@@ -43,12 +43,15 @@ RULES: tuple[Rule, ...] = (
     *BOOLS,
     *INTS,
     *FLOATS,
+    *TEXTS,
+    *IMAGES,
+    *TIMES,
     *UNIQUE,
     *STATISTICS,
+    *PAIRED,
     *DATASET_SIZE,
     *COMPARATORS,
     *SPECIFICATION,
-    *NOT_AVAILABLE,
 )
 
 

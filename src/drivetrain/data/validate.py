@@ -19,6 +19,7 @@ from .report import DATASET, Anomaly, Finding, Measurement, Report
 from .rule import Case, Check, Rule, keys_of
 from .rules import BY_DOMAIN, MISSING_TYPE, PRESENCE, SHAPE, STATISTICS, TYPE, UNIQUE, VALENCY
 from .rules_compare import compare_feature, dataset_size
+from .rules_contents import paired_findings
 from .rules_presence import types_agree
 from .rules_schema import check_specification
 from .schema import Feature, Schema
@@ -71,6 +72,8 @@ def validate(
         if found:
             severity = "WARNING" if feature.severity == "warning" else None
             findings[path] = [replace(f, severity=severity) for f in found] if severity else found
+    for name, finding in paired_findings(stats, schema):
+        findings.setdefault(name, []).append(finding)
     for path in stats.features.keys() - expected:
         if (new := _new_column(path, stats, schema)) is not None:
             findings[path] = [new]
