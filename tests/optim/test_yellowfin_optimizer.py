@@ -154,6 +154,12 @@ def test_a_late_parameter_starts_its_own_average() -> None:
     assert remaining.tolist() == pytest.approx([0.999**60, 0.999**30])
     average = optimizer.state[b]["gradient_average"] / (1 - remaining[1])
     torch.testing.assert_close(average, torch.full_like(average, 0.5))
+    norm2 = 0.0  # of the whole gradient: 3 * 0.25, from step 30 on 7 * 0.25; its debiased average less that of the mean
+    for step in range(60):
+        norm2 = 0.999 * norm2 + 0.001 * (0.75 if step < 30 else 1.75)
+    expected = norm2 / (1 - 0.999**60) - 7 * 0.25
+    assert expected < 0, "the mean is known exactly, so there is no variance left"
+    assert optimizer.stats().variance == pytest.approx(1e-6)
 
 
 def test_a_group_added_in_mid_training_joins() -> None:
@@ -253,6 +259,18 @@ def test_adaptive_clip_limits_the_update_to_the_previous_curvature() -> None:
     s = optimizer.stats()
     assert s.clip == pytest.approx(math.sqrt(h_max) / 9, rel=1e-9)
     assert optimizer.state[params[0]]["momentum_buffer"].item() == pytest.approx(s.mu * v + math.sqrt(h_max), rel=1e-9)
+
+
+def test_adaptive_clip_compares_with_the_curvature_before_this_gradient() -> None:
+    """h_max rises from 3.16 to 6.31 in the step of the gradient whose square is 4.5: it must be clipped, to √3.16."""
+    params = parameters((1,))
+    optimizer = YellowFin(params, protect=1e30, max_move=1e30)
+    for value in (1.0, 1.0, 1.0, 10.0):
+        feed(optimizer, params, [torch.tensor([value])])
+    before = optimizer.stats().h_max
+    feed(optimizer, params, [torch.tensor([math.sqrt(4.5)])])
+    assert before < 4.5 < optimizer.stats().h_max
+    assert optimizer.stats().clip == pytest.approx(math.sqrt(before / 4.5), rel=1e-6)
 
 
 def test_catastrophic_moves_are_limited() -> None:
