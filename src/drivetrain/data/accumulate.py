@@ -19,6 +19,7 @@ from .numeric import NumericStats
 from .presence import CommonStats, TensorStats
 from .stats import FeatureStats
 from .text import BytesStats, StringStats, ValueCounts
+from .views import as_numpy
 
 Weights = NDArray[np.float64] | None
 Label = tuple[bytes, float]
@@ -68,10 +69,10 @@ class FeatureAccumulator:
         return features
 
     def _add_weights(self, column: pa.Array, weights: NDArray[np.float64]) -> None:
-        present = np.asarray(column.is_valid())
+        present = as_numpy(column.is_valid())
         lengths = np.ones(len(column))
         if _is_list(column.type):
-            lengths = np.asarray(pc.fill_null(pc.list_value_length(column), 0), np.float64)
+            lengths = as_numpy(pc.fill_null(pc.list_value_length(column), 0)).astype(np.float64)
         there, absent = float(weights[present].sum()), float(weights[~present].sum())
         self.stats.common.add_weights(there, absent, float((weights * lengths)[present].sum()))
 
@@ -79,9 +80,9 @@ class FeatureAccumulator:
         depth = 0
         while True:
             lengths = pc.list_value_length(column).drop_null()
-            self._add_lengths(depth, np.asarray(lengths), column.null_count)
+            self._add_lengths(depth, as_numpy(lengths), column.null_count)
             if weights is not None:
-                weights = weights[np.asarray(pc.list_parent_indices(column))]
+                weights = weights[as_numpy(pc.list_parent_indices(column))]
             column = _storage(pc.list_flatten(column))
             if not _is_list(column.type):
                 break
@@ -101,7 +102,7 @@ class FeatureAccumulator:
         """Add leaf values; nulls have been counted by the caller."""
         if column.null_count:
             if weights is not None:
-                weights = weights[np.asarray(column.is_valid())]
+                weights = weights[as_numpy(column.is_valid())]
             if not pa.types.is_struct(column.type):
                 column = column.drop_null()
         kind = column.type
@@ -211,7 +212,7 @@ class _Tally:
             self._dictionary = column.dictionary
             self._counts = np.zeros(len(column.dictionary), np.int64)
             self._weights = None if weights is None else np.zeros(len(column.dictionary))
-        codes = np.asarray(column.indices)
+        codes = as_numpy(column.indices)
         self._counts += np.bincount(codes, minlength=len(self._counts))
         if weights is not None and self._weights is not None:
             self._weights += np.bincount(codes, weights, minlength=len(self._counts))
@@ -222,7 +223,8 @@ class _Tally:
             return {}, None
         binary = pa.large_binary() if pa.types.is_large_string(self._dictionary.type) else pa.binary()
         used = np.flatnonzero(self._counts)
-        labels = self._dictionary.cast(binary).take(pa.array(used)).to_pylist()
+        every = self._dictionary.cast(binary).to_pylist()
+        labels = [every[code] for code in used.tolist()]
         counts = _joined(labels, self._counts[used].tolist())
         weighted = None if self._weights is None else _joined(labels, self._weights[used].tolist())
         self._dictionary = None
@@ -280,14 +282,14 @@ def numbers(column: pa.Array) -> tuple[NDArray[Any], str | None]:
     """Values of a column without nulls as a numpy array, and the type they had before they counted as int or float."""
     kind = column.type
     if pa.types.is_boolean(kind):
-        return np.asarray(column.cast(pa.uint8())), "bool"
+        return as_numpy(column.cast(pa.uint8())), "bool"
     if pa.types.is_decimal(kind):
-        return np.asarray(column.cast(pa.float64())), str(kind)
+        return as_numpy(column.cast(pa.float64())), str(kind)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return np.asarray(column), None
+        return as_numpy(column), None
     if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
         width = pa.int32() if kind.bit_width == 32 else pa.int64()
-        return np.asarray(column.view(width)), str(kind)
+        return as_numpy(column.view(width)), str(kind)
     return np.zeros(0, np.int64), str(kind)
 
 

@@ -22,6 +22,7 @@ from .numeric import FINEST
 from .slices import MOST, Slice, check_slices, parse_slices, too_many
 from .sources import open_source
 from .stats import ALL, Stats
+from .views import as_numpy
 
 if TYPE_CHECKING:
     from .schema import Schema
@@ -131,7 +132,7 @@ class Analyzer:
                 raise unknown_name("data: weight column", self._weight, names)
         if self._weight is None:
             return table, None
-        weights = np.asarray(pc.fill_null(table[self._weight].cast(pa.float64()), 0.0))
+        weights = as_numpy(pc.fill_null(table[self._weight].cast(pa.float64()), 0.0))
         if len(weights) and not (np.isfinite(weights).all() and weights.min() >= 0.0):
             bad = int(np.flatnonzero(~(np.isfinite(weights) & (weights >= 0.0)))[0])
             raise InvalidValue(f"data: {batch.where(bad)}: weight {weights[bad]} in {self._weight!r}, wanted >= 0")
@@ -146,7 +147,7 @@ class Analyzer:
                 if label not in self._parts and len(self._parts) >= MOST:
                     raise too_many()
                 accumulator = self._parts.setdefault(label, Accumulator(self._feature))
-                yield accumulator, chosen, None if weights is None else weights[np.asarray(rows)]
+                yield accumulator, chosen, None if weights is None else weights[as_numpy(rows)]
 
     def _read_again(self, reader: CsvReader) -> None:
         """Columns that turned from numbers to text in mid-file: read the early part once more, as text."""

@@ -41,12 +41,15 @@ class CrossStats:
     def update(self, table: Any) -> None:
         """Add a batch."""
         import pyarrow as pa
+        import pyarrow.compute as pc
+
+        from .views import as_numpy
 
         columns: dict[str, NDArray[np.float64]] = {}
         for name in table.schema.names if self.features is None else self.features:
             kind = table.schema.field(name).type if name in table.schema.names else None
             if kind is not None and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                columns[name] = np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False))
+                columns[name] = as_numpy(pc.fill_null(table[name].cast(pa.float64()), math.nan))
         names = sorted(columns)[:MOST_FEATURES]
         for i, x in enumerate(names):
             for y in names[i + 1 :]:

@@ -49,6 +49,8 @@ class Moments:
             tail = float((centred if weights is None else centred * weights).sum()) / weight
             centred *= centred
             deviations = float((centred if weights is None else centred * weights).sum()) - weight * tail * tail
+        if not math.isfinite(deviations):  # squares beyond 1e308
+            return cls(weight, mean, math.inf)
         return cls(weight, mean, max(0.0, deviations), tail)
 
     def merge(self, other: Moments) -> Moments:
@@ -60,6 +62,8 @@ class Moments:
             return other
         delta = (other.mean - self.mean) + (other.tail - self.tail)
         share = other.weight / weight
+        if not math.isfinite(delta * delta):
+            return Moments(weight, self.mean * (1.0 - share) + other.mean * share, math.inf)
         shift = self.tail + delta * share
         mean = self.mean + shift
         tail = shift - (mean - self.mean)

@@ -72,10 +72,12 @@ def _lengths(table: Any, name: str) -> tuple[Any, Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from .views import as_numpy
+
     if name not in table.schema.names:
         return np.zeros(table.num_rows, bool), np.zeros(table.num_rows, np.int64)
     column = table[name]
-    there = np.asarray(column.is_valid())
+    there = as_numpy(column.is_valid())
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        return there, np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+        return there, as_numpy(pc.fill_null(pc.list_value_length(column), 0))
     return there, there.astype(np.int64)

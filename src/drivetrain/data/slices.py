@@ -68,7 +68,7 @@ class SqlSlice:
             connection.register("batch", pa.Table.from_batches([batch]))
             try:
                 query = f"SELECT ({self.expression})::BOOLEAN AS chosen FROM batch"  # the user's own expression
-                chosen = connection.execute(query).to_arrow_table()["chosen"]
+                chosen = connection.sql(query).to_arrow_table()["chosen"]
             except duckdb.Error as error:
                 raise InvalidValue(
                     f"data: slice {self.name!r}: {error}", hint=f"columns: {', '.join(batch.schema.names[:20])}"
