@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import warnings
 from dataclasses import asdict, replace
 
 import pytest
@@ -223,6 +224,16 @@ def _assert_same(one, two) -> None:
         assert torch.equal(one.nan_to_num(7.0), two.nan_to_num(7.0))
     else:
         assert one == two
+
+
+def test_a_summed_loss_is_warned_of_once() -> None:
+    params = parameters((4,))
+    optimizer = YellowFin(params)
+    with pytest.warns(UserWarning, match="Is the loss a sum"):
+        feed(optimizer, params, [torch.full((4,), 1e6)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        feed(optimizer, params, [torch.full((4,), 1e6)])
 
 
 def test_user_clip_comes_before_the_statistics() -> None:

@@ -1,4 +1,4 @@
-"""Gradients that are not finite: an error that leaves everything unchanged.
+"""Gradients that are not finite, an error that leaves everything unchanged, and gradients that are suspiciously large.
 
 On the CPU the check is immediate. Elsewhere reading a flag would make the host wait for the device, so the flag travels
 without waiting and is reported at the first later step that finds it arrived; the bad steps were skipped on the device.
@@ -6,6 +6,7 @@ without waiting and is reported at the first later step that finds it arrived; t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,18 @@ def nonfinite_error(index: int, shape: Sequence[int], step: int, *, skipped: boo
         f"YellowFin: gradient of parameter {index} (shape {tuple(shape)}) is not finite at step {step}; {what}",
         hint="is the loss finite, and a mean over samples? half precision needs torch.amp.GradScaler",
     )
+
+
+def warn_of_sums(norm2: float) -> bool:
+    """Warn when ‖g‖² is beyond 1e12, where the loss is most likely a sum over samples; whether it did."""
+    if norm2 <= 1e12:
+        return False
+    warnings.warn(
+        f"YellowFin: ‖g‖² is {norm2:.3g}. Is the loss a sum? Use the mean over samples (and tokens).",
+        UserWarning,
+        stacklevel=2,
+    )
+    return True
 
 
 class DeferredReport:

@@ -20,7 +20,7 @@ from . import checkpoint
 from .foreach import Foreach, Loop, Passes
 from .fused import fits, load
 from .momentum_sensor import MomentumSensor, feed_back
-from .nonfinite import DeferredReport, NonFiniteGradient, nonfinite_error
+from .nonfinite import DeferredReport, NonFiniteGradient, nonfinite_error, warn_of_sums
 from .options import YellowFinOptions
 from .sharding import Reduction
 from .statistics import Statistics
@@ -123,6 +123,7 @@ class YellowFin(Optimizer):
         self.sensor: MomentumSensor | None = None
         self._reduction: tuple[tuple[int, ...], Reduction] | None = None
         self._remaining = torch.ones(0)
+        self._warned = False
         params = list(params)
         if not params:
             raise InvalidValue("optim: YellowFin got an empty parameter list (params)")
@@ -212,6 +213,8 @@ class YellowFin(Optimizer):
             work, norm2, keep = self._skip_bad(work, squares, norm2)
         elif not keep.item():
             raise self._bad_gradient(work, squares)
+        else:
+            self._warned = self._warned or warn_of_sums(norm2.item())
         guard = self._known().guard(norm2)
         lr, explosion = self._observe(work, passes, reduction, norm2, guard, keep)
         mu, total = self._move(work, passes, lr, guard * explosion, keep)
