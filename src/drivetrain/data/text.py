@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ..base.extras import require
 
 CAP = 100_000  # distinct values counted exactly
@@ -22,6 +24,8 @@ KEPT = 20_000  # values kept in the table once the cap is passed
 RANKS = 1_000  # values in a rank histogram
 PRECISION = 14  # log2 of the HyperLogLog registers: 0.8 % standard error
 INTEGER = re.compile(rb"\s*[+-]?\d+\s*")
+# What int() or float() reads, underscores aside; the group is filled by integers.
+NUMBER = re.compile(rb"\s*[+-]?(?:(\d+)|(?:\d+\.\d*|\.?\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)\s*", re.I)
 
 
 class DistinctSketch:
@@ -110,7 +114,12 @@ class ValueCounts:
 
     def ranked(self, limit: int) -> list[tuple[bytes, float]]:
         """The most frequent values, by count descending, then label."""
-        return heapq.nsmallest(limit, self.table.items(), key=lambda item: (-item[1], item[0]))
+        items: Iterable[tuple[bytes, float]] = self.table.items()
+        if len(self.table) > limit:
+            counts = np.fromiter(self.table.values(), np.float64, len(self.table))
+            least = np.partition(counts, -limit)[-limit]  # what the last of the ranked has
+            items = [item for item in items if item[1] >= least]
+        return heapq.nsmallest(limit, items, key=lambda item: (-item[1], item[0]))
 
     def _sketched(self) -> DistinctSketch:
         if self.distinct is not None:
@@ -166,12 +175,10 @@ class Reading:
         for value, count in counts.items():
             times = int(count)
             reading.num_bytes += len(value) * times
-            if INTEGER.fullmatch(value):
-                reading.num_int += times
+            if number := NUMBER.fullmatch(value):
                 reading.num_float += times
-            elif _is_float(value):
-                reading.num_float += times
-            elif not _is_utf8(value):
+                reading.num_int += times if number[1] else 0
+            elif not value.isascii() and not _is_utf8(value):
                 reading.invalid_utf8 += times
         return reading
 
@@ -370,11 +377,3 @@ def _is_utf8(value: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _is_float(value: bytes) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return b"_" not in value
