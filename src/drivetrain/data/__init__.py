@@ -39,6 +39,7 @@ from .schema import (
     Statistics,
     WeightedFeature,
 )
+from .skew import FeatureSkew, SkewReport, feature_skew
 from .stats import FeatureStats, Stats
 from .validate import update, validate
 
@@ -55,6 +56,7 @@ __all__ = [
     "DataAnomalies",
     "DatasetConstraints",
     "Feature",
+    "FeatureSkew",
     "FeatureStats",
     "Finding",
     "FloatDomain",
@@ -68,6 +70,7 @@ __all__ = [
     "SchemaError",
     "SharedDomain",
     "SparseFeature",
+    "SkewReport",
     "Statistics",
     "Stats",
     "StringDomain",
@@ -80,6 +83,7 @@ __all__ = [
     "WeightedFeature",
     "analyze",
     "domain_coverage",
+    "feature_skew",
     "infer",
     "jensen_shannon",
     "kolmogorov_smirnov",

@@ -55,8 +55,11 @@ class Case(NamedTuple):
         return Edit(op, (*self.keys, *keys), value)
 
     def remove(self, *names: str) -> tuple[Edit, ...]:
-        """Edits that remove keys of the feature's table."""
-        return tuple(Edit("remove", (*self.keys, name)) for name in names)
+        """Edits that remove keys of the feature's table, as far as they are set."""
+        from .schema_toml import feature_to_dict
+
+        there = feature_to_dict(self.feature)
+        return tuple(Edit("remove", (*self.keys, name)) for name in names if name in there)
 
     def domain_keys(self, key: str) -> tuple[str, ...]:
         """Path of a key of the domain: in the feature's table, or in the shared domain's."""

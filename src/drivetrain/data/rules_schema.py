@@ -16,6 +16,7 @@ from .edits import Edit
 from .report import Finding
 from .rule import DOMAIN_KEYS, Rule
 from .schema import Bounds, Feature, Schema
+from .schema_toml import feature_to_dict
 
 Keys = Callable[[], tuple[str, ...]]
 CONFUSED = frozenset(
@@ -109,7 +110,8 @@ def _domain(feature: Feature, schema: Schema, keys: Keys) -> Iterator[Finding]:
     ):
         wrong = "range [low, high] with low <= high", f"[{domain.min:g}, {domain.max:g}]"
     if wrong is not None:
-        edits = tuple(Edit("remove", (*keys(), key)) for key in gone)
+        there = feature_to_dict(feature)
+        edits = tuple(Edit("remove", (*keys(), key)) for key in gone if key in there)
         yield Finding(kind, wrong[0], f"{wrong[1]} in the schema", edits=edits)
 
 
