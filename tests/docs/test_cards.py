@@ -72,6 +72,12 @@ def test_a_card_has_the_shape_of_all(card):
         assert (card.parent / picture).is_file(), f"the picture {picture} is missing"
 
 
+def test_the_first_steps_of_the_readme_work_when_pasted(tmp_path):
+    found = blocks(section((ROOT / "README.md").read_text(), "First steps"))
+    assert len(found) >= 3
+    run_blocks(found, tmp_path)
+
+
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
 def test_the_usage_of_a_card_works_when_pasted(card, tmp_path):
     found = blocks(section(card.read_text(), "Use"))

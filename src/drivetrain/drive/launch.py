@@ -15,9 +15,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drivetrain.base import progress
 from drivetrain.base.errors import DrivetrainError, RunFailed
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def launch_workers(module: str, work: Path, *, workers: int, total_steps: int) -> None:
@@ -125,14 +129,20 @@ def _follow(counter: Path, total: int) -> Iterator[None]:
             watcher.join()
 
 
-def _explain(error: object, work: Path) -> DrivetrainError:
-    for left in sorted(work.glob("error-*")):
-        known = pickle.loads(left.read_bytes())
-        if isinstance(known, DrivetrainError):
-            return known
-    rank, failure = error.get_first_failure()  # type: ignore[attr-defined]
+def _explain(error: ChildFailedError, work: Path) -> DrivetrainError:
+    told = {int(left.name.removeprefix("error-")): left for left in sorted(work.glob("error-*"))}
+    # A worker that died without a word comes first: what the others then say is only that they lost it. The launcher
+    # itself ends those that are left with SIGTERM.
+    silent = [
+        (failure.timestamp, rank, failure.exitcode)
+        for rank, failure in error.failures.items()
+        if rank not in told and failure.exitcode != -signal.SIGTERM
+    ]
+    if not silent and told:
+        known: DrivetrainError = pickle.loads(told[min(told)].read_bytes())
+        return known
+    _, rank, code = min(silent, default=(0, 0, -signal.SIGTERM))
     step = read_step(work / f"steps-{rank}")
-    code = failure.exitcode
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     lines = _last_output(work / "logs", rank)
     return RunFailed(

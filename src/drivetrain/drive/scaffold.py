@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from drivetrain.data import FeatureStats, Stats
 
 MOST_CLASSES = 100
+EXAMPLE_COLUMNS = ("x", "y", "label")
 
 DRIVE = """# Paths are relative to this file. Run it with:  drivetrain run {name}/drive.toml
 name = "{name}"
@@ -99,6 +100,8 @@ def scaffold(
         if not is_spec(model):
             raise InvalidValue(f"drive: model {model!r} is not of the form module:attribute")
         load_attribute(model, Path(folder))
+    if data is None and label not in (None, *EXAMPLE_COLUMNS):
+        raise unknown_name("drive: column", label or "", EXAMPLE_COLUMNS)
     if data is None:
         write_text(home / "example.csv", example_csv())
     file = home / "example.csv" if data is None else Path(data)
@@ -182,7 +185,7 @@ def example_csv() -> str:
     random = numpy_generator(0, "example")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["x", "y", "label"])
+    writer.writerow(EXAMPLE_COLUMNS)
     for index in range(600):
         kind = index % 2
         angle = random.uniform(0, math.pi)
