@@ -19,23 +19,20 @@ class Observed:
     """Per-item observations, all of length N.
 
     Attributes:
-        new: predicted class of the new model (int64), or whether it was right (bool), or its score (float64).
+        kind: "class", "right" or "score": what was given.
+        new: whether the new model is right (bool), or its score (float64). Where a label is missing nothing is right.
         old: the same of the old model; None where there is none.
-        labels: int64, -1 where not labelled; None for correctness and scores, which need none.
+        unlabelled: bool, where a label is missing; None where none is, which most often spares every mask.
         differs: bool, where new and old differ; None without an old model.
-        labelled: bool, where n and o can be counted.
         groups: int64 index of each item's group; None where every row is an item.
     """
 
+    kind: str
     new: np.ndarray
     old: np.ndarray | None
-    labels: np.ndarray | None
+    unlabelled: np.ndarray | None
     differs: np.ndarray | None
     groups: np.ndarray | None = None
-
-    @property
-    def kind(self) -> str:
-        return {"b": "right", "f": "score"}.get(self.new.dtype.kind, "class")
 
     @property
     def rows(self) -> int:
@@ -45,8 +42,7 @@ class Observed:
         """The per-row value that variable `name` averages, on the given rows."""
         if name == "d":
             return self._old("d")[1][rows]
-        of = self.new if name == "n" else self._old(name)[0]
-        return of[rows] if self.labels is None else of[rows] == self.labels[rows]
+        return (self.new if name == "n" else self._old(name)[0])[rows]
 
     def _old(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if self.old is None or self.differs is None:
@@ -66,12 +62,10 @@ class Observed:
     def estimate(self, clause: Clause, rows: np.ndarray | slice) -> Fraction:
         """Exact value of the clause's left side.
 
-        Paired clauses are counted on differing rows alone, so labels elsewhere are not looked at (§2.6.2).
+        A row on which the models agree adds the same to n and to o, whatever its label and also without one: a paired
+        clause comes out the same from the labels of differing rows alone (§2.6.2).
         """
-        if not clause.paired or self.groups is not None or self.labels is None:
-            return sum((exact(coef) * self.mean(name, rows) for name, coef in clause.coef.items()), Fraction(0))
-        better, worse, items = self.discordant(rows)
-        return exact(clause.coef["n"]) * Fraction(better - worse, items)
+        return sum((exact(coef) * self.mean(name, rows) for name, coef in clause.coef.items()), Fraction(0))
 
     def discordant(self, rows: np.ndarray | slice) -> tuple[int, int, int]:
         """(items only the new model has right, items only the old one has right, items)."""
@@ -125,7 +119,7 @@ def observe(
     if new_N.dtype.kind == "i":
         if labels is None:
             raise InvalidValue("ci: predicted classes need labels", hint="use -1 where an item is not labelled")
-        labels_N = _array("labels", labels, None, lowest=-1)
+        labels_N = _array("labels", labels, None)
         _same_length("labels", labels_N, rows)
     if classes is not None and not scored:
         for name, values in (("new", new_N), ("old", old_N), ("labels", labels_N)):
@@ -138,11 +132,45 @@ def observe(
     if groups is not None:
         _same_length("groups", np.asarray(groups), rows)
         groups_N = np.unique(np.asarray(groups), return_inverse=True)[1].astype(np.int64)
-    differs = None if old_N is None else new_N != old_N
-    return Observed(new_N, old_N, labels_N, differs, groups_N)
+    if labels_N is None:
+        kind = "score" if scored else "right"
+        return Observed(kind, new_N, old_N, None, None if old_N is None else new_N != old_N, groups_N)
+    return _compare(new_N, old_N, labels_N, groups_N)
 
 
-def _array(name: str, given: Any, score_range: tuple[float, float] | None, lowest: int = 0) -> np.ndarray:
+_BLOCK = 1 << 14  # rows: a block of three int64 arrays stays in the second-level cache while all is read off it
+
+
+def _compare(new: np.ndarray, old: np.ndarray | None, labels: np.ndarray, groups: np.ndarray | None) -> Observed:
+    """Check the classes and compare them, in one pass over memory."""
+    rows = len(new)
+    new_right = np.empty(rows, dtype=bool)
+    old_right, differs = (None, None) if old is None else (np.empty(rows, dtype=bool), np.empty(rows, dtype=bool))
+    missing = False
+    for start in range(0, rows, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        n, label = new[part], labels[part]
+        np.equal(n, label, out=new_right[part])
+        _least("new", n, 0, start)
+        missing |= _least("labels", label, -1, start) < 0
+        if old is not None and old_right is not None and differs is not None:
+            o = old[part]
+            np.equal(o, label, out=old_right[part])
+            np.not_equal(n, o, out=differs[part])
+            _least("old", o, 0, start)
+    return Observed("class", new_right, old_right, labels < 0 if missing else None, differs, groups)
+
+
+def _least(name: str, values: np.ndarray, lowest: int, start: int) -> int:
+    least = int(values.min())
+    if least < lowest:
+        at = int(np.flatnonzero(values < lowest)[0])
+        hint = f"classes are numbered from 0; {lowest} is the least"
+        raise InvalidValue(f"ci: {name}[{start + at}] is {values[at]}", hint=hint)
+    return least
+
+
+def _array(name: str, given: Any, score_range: tuple[float, float] | None) -> np.ndarray:
     if hasattr(given, "detach"):  # a torch tensor, on whatever device
         given = given.detach().cpu().numpy()
     values = np.asarray(given)
@@ -168,15 +196,7 @@ def _array(name: str, given: Any, score_range: tuple[float, float] | None, lowes
                 hint="for per-item scores plan with score_range=",
             )
         values = values.astype(np.int64)
-    if values.dtype.kind == "b":
-        return values
-    values = values.astype(np.int64, copy=False)
-    if values.min(initial=0) < lowest:
-        at = int(np.flatnonzero(values < lowest)[0])
-        raise InvalidValue(
-            f"ci: {name}[{at}] is {values[at]}", hint=f"classes are numbered from 0; {lowest} is the least"
-        )
-    return values
+    return values if values.dtype.kind == "b" else values.astype(np.int64, copy=False)
 
 
 def _same_length(name: str, values: np.ndarray, rows: int) -> None:

@@ -216,11 +216,11 @@ class _Evaluation:
 
     def missing(self, clause: Clause, rows: np.ndarray | slice) -> np.ndarray:
         """Rows that must be labelled before the clause can be decided."""
-        if self.seen.labels is None or not clause.labelled:
+        if self.seen.unlabelled is None or not clause.labelled:
             return np.empty(0, dtype=np.int64)
-        lacking = self.seen.labels[rows] < 0
+        lacking = self.seen.unlabelled[rows]
         if clause.paired and self.seen.differs is not None:
-            lacking &= self.seen.differs[rows]
+            lacking = lacking & self.seen.differs[rows]
         found = np.flatnonzero(lacking)
         return found if isinstance(rows, slice) else rows[found]
 
@@ -260,21 +260,30 @@ class _Evaluation:
     def verdict(self, done: dict[int, ClauseVerdict], chosen: list[np.ndarray | slice], needed: np.ndarray) -> Verdict:
         clauses = tuple(done[i] for i in range(len(self.plan.clauses)))
         outcome = None if len(needed) else _kleene([clause.outcome for clause in clauses])
-        used = np.zeros(self.seen.rows, dtype=bool)
-        for clause, rows in zip(clauses, chosen, strict=True):
-            if self.seen.labels is None or not clause.clause.labelled or clause.estimate is None:
-                continue
-            used[rows] |= self.seen.differs[rows] if clause.clause.paired and self.seen.differs is not None else True
         looked = [rows for clause, rows in zip(clauses, chosen, strict=True) if clause.clause.labelled]
         return Verdict(
             outcome=outcome,
             passed=not len(needed) and _accepts(outcome, self.plan.mode),
             clauses=clauses,
-            labels_used=int(np.count_nonzero(used)),
+            labels_used=self.labels_used(clauses, chosen),
             needs_labels=needed,
             items=max((self.seen.items(rows) for rows in looked or chosen), default=0),
-            differ=None if self.seen.differs is None else float(np.mean(self.seen.differs)),
+            differ=None if self.seen.differs is None else np.count_nonzero(self.seen.differs) / self.seen.rows,
         )
+
+    def labels_used(self, clauses: tuple[ClauseVerdict, ...], chosen: list[np.ndarray | slice]) -> int:
+        """Rows whose label mattered to some clause that was looked at."""
+        if self.seen.kind != "class":
+            return 0
+        used: np.ndarray | None = None
+        for clause, rows in zip(clauses, chosen, strict=True):
+            if not clause.clause.labelled or clause.estimate is None:
+                continue
+            if isinstance(rows, slice) and not clause.clause.paired:
+                return self.seen.rows
+            used = np.zeros(self.seen.rows, dtype=bool) if used is None else used
+            used[rows] |= self.seen.differs[rows] if clause.clause.paired and self.seen.differs is not None else True
+        return 0 if used is None else int(np.count_nonzero(used))
 
     def decide_clause(self, at: int, rows: np.ndarray | slice) -> ClauseVerdict:
         clause = self.plan.clauses[at].clause
