@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .accept import accept
 from .analyze import analyze
+from .checked import BadBatch, CheckedLoader, checked
+from .collate import collate_tensors
 from .distances import jensen_shannon, kolmogorov_smirnov, l_infinity, noise_floor, wasserstein_1
 from .domains import (
     BoolDomain,
@@ -24,9 +27,13 @@ from .domains import (
     TokenConstraint,
     UrlDomain,
 )
+from .edits import Edit
+from .fuzz import FuzzFailure, FuzzReport, fuzz
 from .infer import domain_coverage, infer
 from .report import Anomaly, DataAnomalies, Finding, Measurement, Report
+from .rows import Offender, rows
 from .rules import RULES, Rule
+from .sample import sample
 from .schema import (
     Bounds,
     Comparator,
@@ -47,30 +54,36 @@ if TYPE_CHECKING:
     from .csv_blocks import Csv
 
 __all__ = [
-    "RULES",
     "Anomaly",
+    "BadBatch",
     "BoolDomain",
     "Bounds",
+    "CheckedLoader",
     "Comparator",
     "Csv",
     "DataAnomalies",
     "DatasetConstraints",
+    "Edit",
     "Feature",
     "FeatureSkew",
     "FeatureStats",
     "Finding",
     "FloatDomain",
+    "FuzzFailure",
+    "FuzzReport",
     "ImageDomain",
     "IntDomain",
     "Measurement",
+    "Offender",
     "Presence",
+    "RULES",
     "Report",
     "Rule",
     "Schema",
     "SchemaError",
     "SharedDomain",
-    "SparseFeature",
     "SkewReport",
+    "SparseFeature",
     "Statistics",
     "Stats",
     "StringDomain",
@@ -81,14 +94,20 @@ __all__ = [
     "TokenConstraint",
     "UrlDomain",
     "WeightedFeature",
+    "accept",
     "analyze",
+    "checked",
+    "collate_tensors",
     "domain_coverage",
     "feature_skew",
+    "fuzz",
     "infer",
     "jensen_shannon",
     "kolmogorov_smirnov",
     "l_infinity",
     "noise_floor",
+    "rows",
+    "sample",
     "update",
     "validate",
     "wasserstein_1",

@@ -105,7 +105,7 @@ def _apply(tomlkit: Any, document: Any, edit: Edit, reason: str) -> None:
     for depth, key in enumerate(parents):
         if not isinstance(table, MutableMapping):
             raise InvalidValue(f"data: can't apply {edit}: {key!r} is not in a table")
-        header = key in _HEADERS and depth % 2 == 0 or depth % 2 == 1 and parents[depth - 1] in _HEADERS
+        header = key in _HEADERS if depth % 2 == 0 else parents[depth - 1] in _HEADERS
         if key not in table:
             if edit.op == "remove":
                 return
@@ -152,8 +152,8 @@ def _item(tomlkit: Any, edit: Edit, reason: str) -> Any:
 def _extend(tomlkit: Any, table: Any, key: str, edit: Edit) -> None:
     if key not in table:
         table[key] = tomlkit.array()
-    array = table[key]
-    if not isinstance(array, list):
+    array: Any = table[key]
+    if not hasattr(array, "add_line"):
         raise InvalidValue(f"data: can't apply {edit}: {key!r} is not a list")
     fresh = [value for value in edit.value if value not in array]
     lines = array.as_string().split("\n")

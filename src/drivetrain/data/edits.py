@@ -53,7 +53,7 @@ class Edit:
     def from_json(cls, data: dict[str, Any]) -> Edit:
         """The inverse of `to_json`."""
         try:
-            return cls(data["op"], tuple(data["path"]), _unplain(data["value"]))
+            return cls(data["op"], tuple(data["path"]), unplain(data["value"]))
         except (KeyError, TypeError):
             raise InvalidValue(
                 f"data: {str(data)[:60]!r} is no proposed edit", hint="op, path and value are needed"
@@ -71,12 +71,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _unplain(value: Any) -> Any:
+def unplain(value: Any) -> Any:
+    """The inverse of `plain`."""
     if isinstance(value, dict):
         return (
-            float(value["float"]) if list(value) == ["float"] else {key: _unplain(item) for key, item in value.items()}
+            float(value["float"]) if list(value) == ["float"] else {key: unplain(item) for key, item in value.items()}
         )
-    return [_unplain(item) for item in value] if isinstance(value, list) else value
+    return [unplain(item) for item in value] if isinstance(value, list) else value
 
 
 def apply_edits(data: MutableMapping[str, Any], edits: Iterable[Edit]) -> None:

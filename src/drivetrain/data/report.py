@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import DrivetrainError
-from .edits import Edit, plain
+from .edits import Edit, plain, unplain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +116,17 @@ class Anomaly:
         keys = ("id", "feature", "type", "severity", "expected", "seen", "count", "share", "description")
         data = {key: getattr(self, key) for key in keys}
         data["types"] = list(self.types)
+        data["reasons"] = [
+            {
+                "type": r.type,
+                "severity": r.severity,
+                "expected": r.expected,
+                "seen": r.seen,
+                "count": r.count,
+                "share": r.share,
+            }
+            for r in self.reasons
+        ]
         data["examples"] = [{"value": plain(value), "share": share} for value, share in self.examples]
         data["edit"] = [edit.to_json() for edit in self.edit]
         return data
@@ -248,6 +259,32 @@ class Report:
         lines = [self.summary()]
         lines += [f"  {a.severity:7} {a.feature}: {a.description}" for a in self.anomalies]
         return "\n".join(lines)
+
+
+def report_from_json(data: dict[str, Any]) -> Report:
+    """A report from what `Report.to_json` gave.
+
+    Raises:
+        InvalidValue: it isn't that.
+    """
+    from ..base.errors import InvalidValue
+
+    try:
+        anomalies = []
+        for item in data["anomalies"]:
+            edits = tuple(Edit.from_json(edit) for edit in item["edit"])
+            examples = tuple((example["value"], example["share"]) for example in item["examples"])
+            first, *others = (Finding(**reason) for reason in item["reasons"])
+            anomalies.append(Anomaly(item["feature"], (replace(first, examples=examples, edits=edits), *others)))
+        drift = []
+        for item in data["drift"]:
+            rest = {key: unplain(value) for key, value in item.items() if key != "exceeded"}
+            moved = rest["moved"] and (rest["moved"]["value"], rest["moved"]["before"], rest["moved"]["now"])
+            drift.append(Measurement(**{**rest, "moved": moved, "notes": tuple(rest["notes"])}))
+        known = {key: data[key] for key in ("num_examples", "features", "environment", "name")}
+        return Report(anomalies, drift, **known)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValue(f"data: this is no report of a validation: {error!r}") from None
 
 
 def share_text(share: float | None) -> str:
