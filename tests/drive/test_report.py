@@ -52,7 +52,8 @@ def test_a_real_browser_draws_it_without_sideways_scrolling(page, tmp_path, widt
     """The page tells its own width once laid out; a script is added to a copy, since the report itself has none."""
     probe = tmp_path / "probe.html"
     told = (
-        "<script>const heights = [...document.querySelectorAll('svg')].map(plot => plot.getBoundingClientRect().height);"
+        "<script>const plots = [...document.querySelectorAll('svg')];"
+        "const heights = plots.map(plot => plot.getBoundingClientRect().height);"
         "const drawn = heights.filter(height => height > 30).length;"
         "document.title = `wide ${document.documentElement.scrollWidth} plots ${drawn}`</script>"
     )

@@ -82,7 +82,9 @@ def test_only_from_and_fresh_choose_what_runs(cli, moons, states):
     cli("run", "drive.toml", "--from", "train", cwd=moons)
     assert states(run) == {"data": "unchanged", "train": "ran", "ci": "ran"}
     cli("run", "drive.toml", "--only", "data", cwd=moons)
-    assert states(run)["data"] == "ran"
+    assert states(run)["data"] == "unchanged"
+    cli("run", "drive.toml", "--only", "ci", "--fresh", cwd=moons)
+    assert states(run) == {"data": "unchanged", "train": "unchanged", "ci": "ran"}
     cli("run", "drive.toml", "--fresh", cwd=moons)
     assert set(states(run).values()) == {"ran"}
 

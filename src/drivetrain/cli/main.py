@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
         return _usage_error(error)
 
 
-def _build(words: Sequence[str]) -> typer.main.Typer | object:
+def _build(words: Sequence[str]) -> Callable[..., Any]:
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,

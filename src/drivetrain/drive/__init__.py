@@ -5,5 +5,15 @@ from .report import write_report
 from .runner import RunResult, run_drive
 from .scaffold import scaffold
 from .trained import load_model
+from .training import open_training
 
-__all__ = ["DriveFile", "RunResult", "load_model", "read_drive", "run_drive", "scaffold", "write_report"]
+__all__ = [
+    "DriveFile",
+    "RunResult",
+    "load_model",
+    "open_training",
+    "read_drive",
+    "run_drive",
+    "scaffold",
+    "write_report",
+]

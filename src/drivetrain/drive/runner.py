@@ -79,7 +79,7 @@ def run_drive(
                 drive_file.name, drive_file.seed, drive_file.path.parent, run_folder, run_folder, drive_file.locate
             )
             key = keys[stage.name] = _key(stage, config, drive, keys)
-            anew = fresh or stage.name == only or (start is not None and position >= names.index(start))
+            anew = fresh or (start is not None and position >= names.index(start))
             if not passed:
                 step = StageRun(stage.name, "not reached", 0.0, "", key)
             elif only is not None and stage.name != only:

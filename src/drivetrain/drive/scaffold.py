@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from drivetrain.base.errors import InvalidValue, unknown_name
 from drivetrain.base.files import write_text
+from drivetrain.base.modules import is_spec, load_attribute
 from drivetrain.base.seeds import numpy_generator
-
-from .modules import is_spec, load_attribute
 
 if TYPE_CHECKING:
     from drivetrain.data import FeatureStats, Stats

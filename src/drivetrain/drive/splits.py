@@ -16,10 +16,10 @@ from torch import Tensor
 
 from drivetrain.base.errors import DrivetrainError, InvalidValue
 from drivetrain.base.files import atomic_path, sha256_bytes, sha256_file
+from drivetrain.base.modules import explain_failure, fingerprint, is_spec
 from drivetrain.base.seeds import numpy_generator
 
 from .encode import fit_encoding
-from .modules import explain_failure, fingerprint, is_spec
 from .stage import Drive
 
 if TYPE_CHECKING:
@@ -108,9 +108,8 @@ def read_tensors(drive: Drive, *, features: Sequence[str] | None, regression: bo
     folder = drive.artifacts("data")
     places = json.loads((folder / SPLITS).read_text())
     if is_spec(places["train"]):
-        return _from_datasets(
-            *(open_split(places[name], drive, "data", name) for name in ("train", "test")), regression
-        )
+        train, test = (open_split(places[name], drive, "data", name) for name in ("train", "test"))
+        return _from_datasets(train, test, regression)
     return _from_tables(drive, folder, places, features, regression)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from drivetrain.base.config import Section
+from drivetrain.base.modules import load_attribute
 
-from .modules import load_attribute
 from .report.parts import Part
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from drivetrain.base.errors import InvalidValue, MissingFile, unknown_name
+from drivetrain.base.modules import explain_failure, is_spec, load_attribute
 from drivetrain.base.seeds import derive
-
-from .modules import explain_failure, is_spec, load_attribute
 
 
 def build_model(

@@ -28,10 +28,10 @@ from torch.nn.parallel import DistributedDataParallel
 from drivetrain import optim
 from drivetrain.base.errors import DrivetrainError, RunFailed
 from drivetrain.base.files import atomic_path, write_bytes, write_json
+from drivetrain.base.modules import explain_failure
 from drivetrain.base.seeds import derive, torch_generator
 
 from .launch import StepCounter, report_error
-from .modules import explain_failure
 from .trained import build_model, loss_function
 
 

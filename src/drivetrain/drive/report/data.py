@@ -11,9 +11,11 @@ from .parts import Bars, Facts, Histogram, Line, LinePlot, Part, Table, Text
 
 if TYPE_CHECKING:
     from drivetrain.data import FeatureStats, Stats
+    from drivetrain.data.numeric import NumericStats
 
 MOST_PLOTS = 12
 MOST_LINES = 5
+BINS = 32
 
 
 def show(folder: Path) -> Iterable[Part]:
@@ -85,7 +87,8 @@ def _distributions(train: Stats, test: Stats) -> Iterable[Part]:
     for name in names[:MOST_PLOTS]:
         seen, other = train.features[name], test.features[name]
         if seen.numeric and other.numeric and seen.numeric.n:
-            yield Histogram(name, _shares(seen.numeric), _shares(other.numeric))
+            title, edges = _edges(name, seen.numeric, other.numeric)
+            yield Histogram(title, _shares(seen.numeric, edges), _shares(other.numeric, edges))
         elif seen.text and other.text:
             labels = [label for label, _ in seen.text.top_values[:10]]
             counts = dict(other.text.top_values)
@@ -98,7 +101,22 @@ def _distributions(train: Stats, test: Stats) -> Iterable[Part]:
         yield Text(f"The first {MOST_PLOTS} of {len(names)} features are drawn; all are in the table and in the files.")
 
 
-def _shares(numeric: Any) -> list[tuple[float, float, float]]:
-    buckets = numeric.standard_histogram.buckets
-    total = sum(bucket.sample_count for bucket in buckets) or 1.0
-    return [(bucket.low, bucket.high, bucket.sample_count / total) for bucket in buckets]
+def _edges(name: str, one: NumericStats, other: NumericStats) -> tuple[str, list[float]]:
+    """Common edges of both histograms; where a few far values would flatten all others, of the middle 98 %."""
+    low, high = (
+        pick(float(end(stats)) for stats in (one, other))
+        for pick, end in ((min, lambda stats: stats.quantile(0.0)), (max, lambda stats: stats.quantile(1.0)))
+    )
+    inner = [float(stats.quantile(q)) for stats in (one, other) for q in (0.01, 0.99)]
+    if high - low > 3 * (max(inner) - min(inner)) > 0:
+        low, high, name = min(inner), max(inner), f"{name} (the middle 98 %)"
+    whole = float(low).is_integer() and float(high).is_integer() and high - low < BINS
+    if whole:  # a bin for each whole number, centred on it
+        return name, [low - 0.5 + step for step in range(int(high - low) + 2)]
+    return name, [low + (high - low) * step / BINS for step in range(BINS + 1)]
+
+
+def _shares(numeric: NumericStats, edges: list[float]) -> list[tuple[float, float, float]]:
+    """Share of the values in each bin; the first holds its lower edge too."""
+    below = [0.0 if step == 0 else float(numeric.cdf(edge)) for step, edge in enumerate(edges)]
+    return [(low, high, max(0.0, b - a)) for low, high, a, b in zip(edges, edges[1:], below, below[1:], strict=False)]

@@ -12,7 +12,7 @@ from html import escape
 from .parts import Bars, Histogram, Interval, Line, LinePlot
 
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 56, 22, 12, 40
 MOST_POINTS = 600
 
 Scale = Callable[[float], float]

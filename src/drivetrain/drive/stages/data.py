@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from drivetrain.base.config import Section
 from drivetrain.base.errors import InvalidValue, MissingFile
 from drivetrain.base.files import sha256_file, write_json
+from drivetrain.base.modules import explain_failure, fingerprint, is_spec
 
-from ..modules import explain_failure, fingerprint, is_spec
 from ..report.data import show
 from ..splits import SPLITS, open_split, split_file
 from ..stage import Drive, Outcome, Stage

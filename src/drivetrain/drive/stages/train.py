@@ -16,9 +16,9 @@ from torch import Tensor
 from drivetrain.base.config import Section
 from drivetrain.base.errors import InvalidValue
 from drivetrain.base.files import write_bytes, write_json
+from drivetrain.base.modules import explain_failure, fingerprint, is_spec
 
 from ..launch import launch_workers
-from ..modules import explain_failure, fingerprint, is_spec
 from ..report.parts import Facts, Line, LinePlot, Part, Text
 from ..splits import read_tensors
 from ..stage import Drive, Outcome, Stage

@@ -9,8 +9,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from drivetrain.base.errors import InvalidValue, nearest
-from drivetrain.base.files import sha256_file
+from .errors import InvalidValue, nearest
+from .files import sha256_file
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def is_spec(text: str) -> bool:
@@ -28,7 +30,7 @@ def load_attribute(spec: str, folder: Path, *, where: str | None = None) -> Any:
             message then ends with the module's own error and its line.
     """
     if not is_spec(spec):
-        raise InvalidValue(f"drive: {spec!r} is not of the form module:attribute", where=where)
+        raise InvalidValue(f"{spec!r} is not of the form module:attribute", where=where)
     name, _, attribute = spec.partition(":")
     _prefer(folder, name)
     try:
@@ -40,16 +42,17 @@ def load_attribute(spec: str, folder: Path, *, where: str | None = None) -> Any:
         close = nearest(name, files)
         hint = f"did you mean {close!r}? " if close else ""
         raise InvalidValue(
-            f"drive: there is no module {name!r}", hint=f"{hint}looked in {folder} and in the Python path", where=where
+            f"there is no module {name!r}", hint=f"{hint}looked in {folder} and in the Python path", where=where
         ) from None
     except Exception as error:
         raise _import_failed(name, error, where) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            close = nearest(part, [other for other in vars(found) if not other.startswith("_")])
-            hint = f"did you mean {close!r}?" if close else None
-            raise InvalidValue(f"drive: module {name!r} has no {part!r}", hint=hint, where=where)
-        found = getattr(found, part)
+    for step in attribute.split("."):
+        if not hasattr(found, step):
+            close = nearest(step, [other for other in vars(found) if not other.startswith("_")])
+            raise InvalidValue(
+                f"module {name!r} has no {step!r}", hint=f"did you mean {close!r}?" if close else None, where=where
+            )
+        found = getattr(found, step)
     return found
 
 
@@ -89,9 +92,9 @@ def _prefer(folder: Path, module: str) -> None:
 
 
 def _import_failed(name: str, error: BaseException, where: str | None) -> InvalidValue:
-    return InvalidValue(f"drive: module {name!r} fails on import", hint=explain_failure(error), where=where)
+    return InvalidValue(f"module {name!r} fails on import", hint=explain_failure(error), where=where)
 
 
 def _is_ours_or_torch(filename: str) -> bool:
     path = Path(filename)
-    return filename.startswith("<") or "site-packages" in path.parts or Path(__file__).parent in path.parents
+    return filename.startswith("<") or "site-packages" in path.parts or PACKAGE in path.parents
