@@ -137,6 +137,8 @@ def test_variance_bound_from_a_pool_uses_rows_of_its_own():
     known = np.full(len(new), -1)
     known[verdict.needs_labels] = labels[verdict.needs_labels]
     assert evaluate(text, new, old, known, plan=price).decided
+    assert evaluate(text, new, old, labels, plan=price).items == len(new) - price.pool
+    assert price.given(0.2).clauses[0].log_inverse == pytest.approx(price.log_inverse - math.log(0.95))
 
 
 def test_certificate_of_the_spec():

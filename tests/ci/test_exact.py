@@ -167,3 +167,28 @@ def test_very_small_errors_fall_back_to_closed_forms():
     price = plan("n - o > 0.02 +/- 0.05", steps=2_000, adaptivity="full")
     assert price.clauses[0].method in ("chernoff", "hoeffding")
     assert price.labels <= plan("n - o > 0.02 +/- 0.05", steps=2_000, adaptivity="full", estimator="hoeffding").labels
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "q", "upper"),
+    [
+        ("n > 0.9 +/- 0.03", "fp-free", 0.9, True),
+        ("n > 0.9 +/- 0.03", "fn-free", 0.9, False),
+        ("d < 0.1 +/- 0.03", "fp-free", 0.1, False),
+        ("d < 0.1 +/- 0.03", "fn-free", 0.1, True),
+        ("-2*n < -1.8 +/- 0.06", "fp-free", 0.9, True),
+    ],
+)
+def test_the_tail_that_matters_is_the_one_that_is_priced(text, mode, q, upper):
+    """The side of the mistake, by scipy: the estimate beyond the threshold by more than the tolerance."""
+    price = plan(text, reliability=0.99, steps=1, adaptivity="none", mode=mode)
+    assert price.clauses[0].method == "threshold"
+
+    def error(items):
+        if upper:
+            return stats.binom.sf(math.floor(items * (q + 0.03) + 1e-9), items, q)
+        return stats.binom.cdf(math.ceil(items * (q - 0.03) - 1e-9) - 1, items, q)
+
+    assert (
+        error(price.items) <= 0.01 * (1 + 1e-9) and max(error(n) for n in range(price.items - 15, price.items)) > 0.01
+    )

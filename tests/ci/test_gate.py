@@ -132,6 +132,24 @@ def test_a_hidden_verdict_reaches_only_the_report(project, cli, monkeypatch):
     assert seen[0] == seen[1] and seen[0][0] == 0 and "recorded" in seen[0][2][0]
 
 
+def test_a_hidden_check_asks_for_labels_whatever_the_unlabelled_clause_says(project, cli):
+    """d < 0.2 rejects `far` without a label and lets `near` on: exit code and request must not tell them apart."""
+    codes = []
+    for name, accuracy in (("near", 0.82), ("far", 0.3)):
+        condition = "d < 0.2 +/- 0.1 /\\\\ n - o > 0.01 +/- 0.06"
+        folder = project(condition, "none", 'report_to = "secret.json"', labelled=False)
+        old = model(0.9, 3)
+        new = old.copy()
+        new[: int((0.9 - accuracy) * ITEMS)] = (old[: int((0.9 - accuracy) * ITEMS)] + 1) % 3
+        np.save(folder / "preds" / "old.npy", old)
+        np.save(folder / "preds" / f"{name}.npy", new)
+        result = cli("ci", "check", "--commit", name, "--old", "old", cwd=folder)
+        codes.append(result.exit_code)
+        assert (folder / "labels-needed.csv").exists(), result.stdout + result.stderr
+        (folder / "labels-needed.csv").unlink()
+    assert codes == [4, 4]
+
+
 def test_hidden_needs_a_place_for_the_report(project, cli):
     result = cli("ci", "check", "--commit", "good", cwd=project(adaptivity="none"))
     assert result.exit_code == 2 and "report_to" in result.stderr
