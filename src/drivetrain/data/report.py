@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -288,10 +289,10 @@ def report_from_json(data: dict[str, Any]) -> Report:
 
 
 def share_text(share: float | None) -> str:
-    """A share as the on-call person reads it: "<1%", or "~68%"."""
+    """A share as the on-call person reads it: "<1%", or "~68%", rounded down as TFDV does."""
     if share is None:
         return ""
-    return "<1%" if share < 0.01 else f"~{share * 100:.0f}%"
+    return "<1%" if share < 0.01 else f"~{math.floor(share * 100 + 1e-9)}%"
 
 
 def listed(examples: Sequence[tuple[Any, float | None]], limit: int = 5) -> str:

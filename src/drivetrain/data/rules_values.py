@@ -178,7 +178,9 @@ def _extreme(case: Case, end: str) -> Any:
     """Least or greatest number, also of strings that read as numbers."""
     text, numeric = case.seen.text, case.seen.numeric
     if numeric is not None and text is None:
-        return getattr(numeric, end)
+        value = getattr(numeric, end)
+        # A float range can't hold integers beyond 2^53 exactly: compare as floats what is written as floats.
+        return float(value) if value is not None and isinstance(case.domain, FloatDomain) else value
     if text is None:
         return None
     read = _as_int if isinstance(case.domain, IntDomain) else _as_float

@@ -69,9 +69,15 @@ def schema_from_toml(text: str, *, where: str = "schema.toml") -> Schema:
         return schema_from_dict(data)
     except SchemaError as error:
         path = getattr(error, "path", ())
-        line = line_of(text, path)
+        line = line_of(text, path) or _line_of_group(text, path)
         place = f"{where}, line {line}" if line else where
         raise SchemaError(error.message, hint=error.hint, where=place) from None
+
+
+def _line_of_group(text: str, path: tuple[str, ...]) -> int | None:
+    """The first line that opens a table inside the group `path` begins with, such as [features.x] for "features"."""
+    found = re.search(rf"^\s*\[{re.escape(path[0])}\.", text, re.M) if path else None
+    return text.count("\n", 0, found.end()) + 1 if found else None
 
 
 def schema_from_dict(data: dict[str, Any]) -> Schema:

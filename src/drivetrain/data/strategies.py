@@ -2,7 +2,7 @@
 
 Every kind of value starts with the corners: bounds, 0, 1, -1, the extremes of the type, NaN and the infinities unless
 they are disallowed, the first and last value of a list, empty and long and non-ASCII strings, lists of the least and
-greatest length. Simple values come first, so that shrinking ends with them.
+greatest length. The range comes before the corners, so that shrinking can move inside it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _ints(domain: IntDomain) -> SearchStrategy[int]:
     low = INT_MIN if domain.min is None else domain.min
     high = INT_MAX if domain.max is None else domain.max
     corners = [value for value in (0, 1, -1, low, high) if low <= value <= high]
-    return st.one_of(st.sampled_from(sorted(set(corners), key=abs)), st.integers(low, high))
+    return st.one_of(st.integers(low, high), st.sampled_from(sorted(set(corners), key=abs)))
 
 
 def _floats(domain: FloatDomain) -> SearchStrategy[float]:
@@ -143,4 +143,4 @@ def _floats(domain: FloatDomain) -> SearchStrategy[float]:
         corners += [math.inf] * (domain.max is None) + [-math.inf] * (domain.min is None)
     if not domain.disallow_nan:
         corners.append(math.nan)
-    return st.one_of(st.sampled_from(list(dict.fromkeys(corners))), st.floats(low, high, allow_nan=False))
+    return st.one_of(st.floats(low, high, allow_nan=False), st.sampled_from(list(dict.fromkeys(corners))))
