@@ -215,7 +215,7 @@ def fuzz(
     """Feed a training step with examples that satisfy the schema and nothing more. Exit 1 if it fails."""
     from ..data import Schema
     from ..data import fuzz as try_out
-    from ..drive.modules import load_attribute
+    from ..base.modules import load_attribute
 
     here = Path.cwd()
     make = load_attribute(collate, here) if collate else None
