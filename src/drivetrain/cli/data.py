@@ -213,9 +213,9 @@ def fuzz(
     as_json: Json = False,
 ) -> int:
     """Feed a training step with examples that satisfy the schema and nothing more. Exit 1 if it fails."""
+    from ..base.modules import load_attribute
     from ..data import Schema
     from ..data import fuzz as try_out
-    from ..base.modules import load_attribute
 
     here = Path.cwd()
     make = load_attribute(collate, here) if collate else None
