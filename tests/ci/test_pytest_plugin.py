@@ -37,7 +37,7 @@ def test_unmarked(model_gate):
 
 
 def run_pytest(folder, *arguments):
-    plugin = () if "drivetrain" in _loaded() else ("-p", "drivetrain.ci.pytest_plugin")
+    plugin = () if "drivetrain" in _loaded() else ("-p", "drivetrain.cli.pytest_plugin")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugin, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .evaluate import Verdict
+    from drivetrain.ci.evaluate import Verdict
 
 PROPERTY = "drivetrain_model_gate"
 _PLAN_ARGUMENTS = (
@@ -55,7 +55,7 @@ def pytest_report_collectionfinish(items: list[pytest.Item]) -> list[str]:
     lines: dict[str, None] = {}
     for item in items:
         if item.get_closest_marker("model_gate") is not None and (terms := _terms(item)) is not None:
-            from .plan import plan
+            from drivetrain.ci.plan import plan
 
             price = plan(terms[0], **{key: terms[1][key] for key in _PLAN_ARGUMENTS if key in terms[1]})
             lines[f"model gate: {price.condition}: {price.labels:,} labels, {price.unlabelled:,} unlabelled items"] = (
@@ -70,8 +70,8 @@ def model_gate(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
     terms = _terms(request.node)
 
     def gate(*, new: Any, old: Any = None, labels: Any = None, condition: str | None = None, **changes: Any) -> Verdict:
-        from .evaluate import WORDS, evaluate
-        from .plan import plan
+        from drivetrain.ci.evaluate import WORDS, evaluate
+        from drivetrain.ci.plan import plan
 
         text, arguments = terms or (None, {})
         text, arguments = condition or text, {**arguments, **changes}
