@@ -102,6 +102,14 @@ def test_fuzz(cli, folder):
     assert cli("data", "fuzz", "schema.toml", "no_such_module:f", cwd=folder).exit_code == 2
 
 
+def test_rules(cli):
+    done = cli("data", "rules", "schema_new_column")
+    assert done.exit_code == 0 and "SCHEMA_NEW_COLUMN" in done.stdout and "UNEXPECTED_DATA_TYPE" not in done.stdout
+    assert len(json.loads(cli("data", "rules", "--json").stdout)) > 60
+    done = cli("data", "rules", "SCHEMA_NEW_COLUM")
+    assert done.exit_code == 2 and "did you mean 'SCHEMA_NEW_COLUMN'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from drivetrain.data import RULES, Schema, Stats, analyze, update, validate
-from drivetrain.data.rules import rules_table
+from drivetrain.data.rules import rules_page, rules_table
 
 
 def feature(**keys: Any) -> dict[str, Any]:
@@ -212,8 +213,9 @@ def test_what_could_not_be_checked_is_told(promise: dict[str, Any]) -> None:
     assert validate(stats, update(schema, report)).anomalies == []
 
 
-def test_the_table_prints_every_rule() -> None:
+def test_the_page_of_rules_is_made_from_the_table(repository: Path) -> None:
     assert rules_table().count("\n") == len(RULES) + 1
+    assert (repository / "docs" / "systems" / "rules-17.md").read_text() == rules_page()
 
 
 @pytest.mark.parametrize(

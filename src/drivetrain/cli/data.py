@@ -250,6 +250,29 @@ def report(
     return 0 if found.ok else 1
 
 
+@app.command()
+def rules(
+    kind: Annotated[str | None, typer.Argument(help="One type of anomaly.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="Print them as a Markdown page.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Show every rule: the anomaly, when it fires, and the edit it proposes."""
+    from ..base.errors import unknown_name
+    from ..data.rules import RULES, rules_page
+
+    chosen = [rule for rule in RULES if kind is None or rule.type == kind.upper()]
+    if not chosen:
+        raise unknown_name("data: anomaly type", str(kind), [rule.type for rule in RULES])
+    if page:
+        typer.echo(rules_page(), nl=False)
+    elif as_json:
+        print_json([{"type": rule.type, "condition": rule.condition, "edit": rule.edit} for rule in chosen])
+    else:
+        rows = [(rule.type, rule.condition, rule.edit) for rule in chosen]
+        table("", ("anomaly", "fires when", "proposed edit"), rows)
+    return 0
+
+
 def _load(path: str, schema: Any = None) -> Any:
     """Statistics from a file of statistics, or from data."""
     from ..data import Stats, analyze

@@ -1,6 +1,6 @@
 """The table of rules: every anomaly that validation can report, its condition and its proposed edit (spec 17 §2.5).
 
-`validate.py` runs the groups; `python -m drivetrain.data.rules` prints the table that stands in the card.
+`validate.py` runs the groups; `drivetrain data rules --page` prints them as the page docs/systems/rules-17.md.
 """
 
 from __future__ import annotations
@@ -64,5 +64,10 @@ def rules_table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    print(rules_table())
+def rules_page() -> str:
+    """The page docs/systems/rules-17.md."""
+    intro = (
+        "Printed by `drivetrain data rules --page` from the table that validation runs; the card is",
+        "[17-data-validation.md](17-data-validation.md). The proposed edit is what `drivetrain data accept` does.",
+    )
+    return "\n".join(["# Rules of data validation", "", *intro, "", rules_table(), ""])
