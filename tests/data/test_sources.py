@@ -132,6 +132,26 @@ def test_missing_empty_and_nan_are_three_things():
     assert (stats.numeric.num_values, stats.numeric.num_nan, stats.numeric.n) == (2, 1, 1)
 
 
+def test_a_feature_that_appears_late_has_missed_what_came_before():
+    rows = [{"x": 1}] * 5 + [{"x": 1, "y": 2, "s": {"a": 1}}] + [{"y": 3}]
+    stats = analyze(rows, batch_rows=2).features
+    assert (stats["y"].num_non_missing, stats["y"].num_missing) == (2, 5)
+    assert (stats["x"].num_non_missing, stats["x"].num_missing) == (6, 1)
+    assert (stats["s"].num_missing, stats["s.a"].num_missing) == (6, 0)
+
+
+def test_batches_know_their_place(table, tmp_path, small_blocks):
+    writers(table, tmp_path)
+    for suffix in ("csv", "parquet", "feather", "jsonl"):
+        source = tmp_path / f"t.{suffix}"
+        for batch in open_source(source, batch_rows=333).batches():
+            first = batch.table["id"][0].as_py()
+            assert batch.first_row == first
+            # The header is line 1 of the CSV file.
+            place = {"csv": f":{first + 2}", "jsonl": f":{first + 1}"}.get(suffix, f" row {first}")
+            assert batch.where(0) == f"{source}{place}"
+
+
 def test_nested_lists_and_structs():
     rows = [{"a": {"b": 1, "c": [[1, 2], []]}}, {"a": {"b": None, "c": None}}, {"a": None}]
     stats = analyze(rows).features

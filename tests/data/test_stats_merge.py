@@ -170,3 +170,25 @@ def test_a_bad_statistics_file_is_told(tmp_path, content, message):
         Stats.load(path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         Stats.load(tmp_path / "absent.json")
+
+
+def test_proto_round_trip_of_every_type():
+    pytest.importorskip("tensorflow_metadata")
+    rows = [
+        {"i": 0, "f": 1.5, "s": "a", "b": b"xyz", "l": [1, 2], "st": {"c": 1}},
+        {"i": 3, "f": float("nan"), "s": "b"},
+    ]
+    stats = analyze(rows, slices=["s"])
+    again = Stats.from_proto(stats.to_proto())
+    assert (again.num_examples, list(again.slices)) == (2, ["s=a", "s=b"])
+    for name, feature in stats.features.items():
+        other = again.features[name]
+        assert (other.type, other.num_missing, other.common.tot_num_values) == (
+            feature.type,
+            feature.num_missing,
+            feature.common.tot_num_values,
+        )
+    assert again.features["i"].numeric.num_zeros == 1
+    assert again.features["f"].numeric.num_nan == 1
+    assert again.features["s"].text.counts == {"a": 1, "b": 1}
+    assert again.features["b"].bytes.max_num_bytes == 3
