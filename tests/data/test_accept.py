@@ -60,13 +60,13 @@ environments = ["TRAINING"]
 [feature.company]   # owner: Ann
 type = "string"
 presence = {min_fraction = 0.75, min_count = 1} # always; accepted FEATURE_TYPE_LOW_FRACTION_PRESENT: \
-missing in 1 of 4 (~25%); unexpected values c (~33%), d (~33%)
+missing in 1 of 4 (~25%)
 domain = [
     "a",  # the first
     "b",
     "c",
     "d",
-] # accepted FEATURE_TYPE_LOW_FRACTION_PRESENT: missing in 1 of 4 (~25%); unexpected values c (~33%), d (~33%)
+] # accepted ENUM_TYPE_UNEXPECTED_STRING_VALUES: unexpected values c (~33%), d (~33%)
 
 # a short one
 [feature.pay]

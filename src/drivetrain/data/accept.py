@@ -41,7 +41,12 @@ def accept(schema_path: str | Path, report: dict[str, Any] | str | Path, ids: Se
         if name not in anomalies:
             raise unknown_name("data: anomaly", name, anomalies)
     chosen = [anomalies[name] for name in ids] if ids else list(anomalies.values())
-    reasons = [(Edit.from_json(edit), _reason(anomaly)) for anomaly in chosen for edit in anomaly["edit"]]
+    reasons = [
+        (Edit.from_json(edit), _remark_of(reason))
+        for anomaly in chosen
+        for reason in anomaly["reasons"]
+        for edit in reason["edit"]
+    ]
     path = Path(schema_path)
     text = read_text(path)
     if path.suffix == ".pbtxt":
@@ -90,9 +95,9 @@ def _spaced(text: str) -> str:
     return spaced if tomllib.loads(spaced) == tomllib.loads(text) else text
 
 
-def _reason(anomaly: dict[str, Any]) -> str:
-    words = " ".join(str(anomaly.get("seen", "")).split())
-    return f"accepted {anomaly.get('type', '')}: {words[:100]}{'...' if len(words) > 100 else ''}"
+def _remark_of(reason: dict[str, Any]) -> str:
+    words = " ".join(str(reason.get("seen", "")).split())
+    return f"accepted {reason.get('type', '')}: {words[:100]}{'...' if len(words) > 100 else ''}"
 
 
 # Tables with a header of their own; what is deeper stands inline.

@@ -117,16 +117,10 @@ class Anomaly:
         keys = ("id", "feature", "type", "severity", "expected", "seen", "count", "share", "description")
         data = {key: getattr(self, key) for key in keys}
         data["types"] = list(self.types)
+        named = ("type", "severity", "expected", "seen", "count", "share")
         data["reasons"] = [
-            {
-                "type": r.type,
-                "severity": r.severity,
-                "expected": r.expected,
-                "seen": r.seen,
-                "count": r.count,
-                "share": r.share,
-            }
-            for r in self.reasons
+            {**{key: getattr(reason, key) for key in named}, "edit": [edit.to_json() for edit in reason.edits]}
+            for reason in self.reasons
         ]
         data["examples"] = [{"value": plain(value), "share": share} for value, share in self.examples]
         data["edit"] = [edit.to_json() for edit in self.edit]
@@ -273,10 +267,9 @@ def report_from_json(data: dict[str, Any]) -> Report:
     try:
         anomalies = []
         for item in data["anomalies"]:
-            edits = tuple(Edit.from_json(edit) for edit in item["edit"])
             examples = tuple((example["value"], example["share"]) for example in item["examples"])
-            first, *others = (Finding(**reason) for reason in item["reasons"])
-            anomalies.append(Anomaly(item["feature"], (replace(first, examples=examples, edits=edits), *others)))
+            first, *others = map(_finding_from_json, item["reasons"])
+            anomalies.append(Anomaly(item["feature"], (replace(first, examples=examples), *others)))
         drift = []
         for item in data["drift"]:
             rest = {key: unplain(value) for key, value in item.items() if key != "exceeded"}
@@ -286,6 +279,13 @@ def report_from_json(data: dict[str, Any]) -> Report:
         return Report(anomalies, drift, **known)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidValue(f"data: this is no report of a validation: {error!r}") from None
+
+
+def _finding_from_json(data: dict[str, Any]) -> Finding:
+    return Finding(
+        **{key: value for key, value in data.items() if key != "edit"},
+        edits=tuple(map(Edit.from_json, data["edit"])),
+    )
 
 
 def share_text(share: float | None) -> str:
