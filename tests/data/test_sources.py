@@ -138,13 +138,18 @@ def test_a_feature_that_appears_late_has_missed_what_came_before():
     assert (stats["y"].num_non_missing, stats["y"].num_missing) == (2, 5)
     assert (stats["x"].num_non_missing, stats["x"].num_missing) == (6, 1)
     assert (stats["s"].num_missing, stats["s.a"].num_missing) == (6, 0)
+    rows = [{"s": {"a": 1}}] * 3 + [{"s": None}, {"s": {"a": 1, "b": 2}}]
+    assert analyze(rows, batch_rows=2).features["s.b"].num_missing == 3
+    rows = [{"l": [{"a": 1}, {"a": 2}]}] * 2 + [{"l": [{"a": 1, "b": 2}, None]}]
+    b = analyze(rows, batch_rows=2).features["l.b"]
+    assert (b.num_missing, b.num_non_missing) == (4, 1)
 
 
 def test_batches_know_their_place(table, tmp_path, small_blocks):
     writers(table, tmp_path)
     for suffix in ("csv", "parquet", "feather", "jsonl"):
         source = tmp_path / f"t.{suffix}"
-        for batch in open_source(source, batch_rows=333).batches():
+        for batch in open_source(source, batch_rows=33).batches():
             first = batch.table["id"][0].as_py()
             assert batch.first_row == first
             # The header is line 1 of the CSV file.

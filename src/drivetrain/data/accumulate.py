@@ -142,8 +142,9 @@ class FeatureAccumulator:
                 child = FeatureAccumulator(
                     f"{self.stats.name}.{part.name}", top=self._top, buckets=self._buckets, weighted=self._weighted
                 )
-                earlier = self.stats.common.levels[-1].num_non_missing - len(present)
-                child.stats.common.levels[0].num_missing += max(0, earlier)
+                common = self.stats.common
+                earlier = common.levels[-1].tot_num_values - common.num_null_values - len(present)
+                child.stats.common.levels[0].num_missing += earlier
                 self.children[part.name] = child
             self.children[part.name].add(present.field(index), weights)
         for name in self.children.keys() - {part.name for part in column.type}:
@@ -223,8 +224,8 @@ class _Tally:
             return {}, None
         binary = pa.large_binary() if pa.types.is_large_string(self._dictionary.type) else pa.binary()
         used = np.flatnonzero(self._counts)
-        every = self._dictionary.cast(binary).to_pylist()
-        labels = [every[code] for code in used.tolist()]
+        codes = pa.Array.from_buffers(pa.int64(), len(used), [None, pa.py_buffer(used)])
+        labels = self._dictionary.take(codes).cast(binary).to_pylist()
         counts = _joined(labels, self._counts[used].tolist())
         weighted = None if self._weights is None else _joined(labels, self._weights[used].tolist())
         self._dictionary = None

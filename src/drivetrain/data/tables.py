@@ -15,6 +15,7 @@ from .examples import column_of
 from .stats import Rejected
 
 PARQUET = (".parquet", ".pq")
+DICTIONARY = 2 << 20  # bytes; writers give up a dictionary at about 1 MB
 BUFFER = 1 << 16  # bytes read at a time from a column of a Parquet file
 
 
@@ -48,8 +49,7 @@ def _parquet_batches(file: str, columns: list[str] | None, batch_rows: int, thre
     schema = pa.parquet.read_schema(file)
     _check_names(schema.names, file)
     _check_columns(columns, schema.names, file)
-    # Text as dictionary codes: cheaper to decode, and counting becomes counting integers.
-    texts = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    texts = _coded_texts(pa.parquet.read_metadata(file), schema)
     # Buffered, not pre-read: reading ahead would hold every row group of the file at once.
     with pa.parquet.ParquetFile(file, read_dictionary=texts, pre_buffer=False, buffer_size=BUFFER) as parquet:
         row = 0
@@ -59,6 +59,23 @@ def _parquet_batches(file: str, columns: list[str] | None, batch_rows: int, thre
         if row == 0:
             wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
             yield Batch(pa.RecordBatch.from_pylist([], schema=wanted), file)
+
+
+def _coded_texts(metadata: Any, schema: pa.Schema) -> list[str]:
+    """Text columns that the file holds as dictionary codes: cheaper to decode, and counting is counting integers.
+
+    Where the writer gave its dictionary up (too many values), one made by the reader would grow with the row group.
+    """
+    texts = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    if metadata.num_row_groups == 0:
+        return []
+    group = metadata.row_group(0)
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    return [
+        chunk.path_in_schema
+        for chunk in chunks
+        if chunk.path_in_schema in texts and chunk.total_uncompressed_size <= 4 * chunk.num_values + DICTIONARY
+    ]
 
 
 def _ipc_batches(file: str, columns: list[str] | None, batch_rows: int) -> Iterator[Batch]:
