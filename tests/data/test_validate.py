@@ -234,6 +234,14 @@ def test_structs_are_checked_inside():
     assert updated.feature("trip.to").type == "string"
 
 
+def test_a_missing_struct_is_one_anomaly_not_one_for_every_field():
+    schema = infer(analyze([{"trip": {"km": 1.5, "from": "a"}, "x": 1}]))
+    report = validate(analyze([{"x": 1}]), schema)
+    assert [(a.feature, a.types) for a in report.anomalies] == [("trip", ("SCHEMA_MISSING_COLUMN",))]
+    report = validate(analyze([{"x": 1, "trip": "km 1.5"}]), schema)
+    assert [(a.feature, a.types) for a in report.anomalies] == [("trip", ("UNEXPECTED_DATA_TYPE",))]
+
+
 def test_three_pairs_of_batches_have_comparators_of_their_own():
     schema = Schema.from_dict(
         {"feature": {"x": {"type": "string", "drift": {"linf": 0.1}, "skew": {"linf": 0.6}, "scored": {"linf": 0.2}}}}

@@ -160,16 +160,7 @@ def _extend(tomlkit: Any, table: Any, key: str, edit: Edit) -> None:
     array: Any = table[key]
     if not hasattr(array, "add_line"):
         raise InvalidValue(f"data: can't apply {edit}: {key!r} is not a list")
-    fresh = [value for value in edit.value if value not in array]
-    lines = array.as_string().split("\n")
-    if len(lines) < 3:
-        array.extend(fresh)
-        return
-    indent = lines[1][: len(lines[1]) - len(lines[1].lstrip())]
-    for value in fresh:
-        array.add_line(value, indent=indent)
-    if not array.as_string().rstrip().endswith("\n]"):
-        array.add_line(indent="", add_comma=False)
+    array.extend(value for value in edit.value if value not in array)
 
 
 def _remark(holder: Any, key: str, reason: str) -> None:

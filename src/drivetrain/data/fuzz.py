@@ -188,9 +188,7 @@ class _Run:
             self.clock()
 
     def attempt(self, rows: list[Example]) -> BaseException | None:
-        """The error that a batch causes, or None; state is put back first."""
-        for item, state in self._states:
-            item.load_state_dict(_copied(state))
+        """The error that a batch causes, or None; state is put back afterwards."""
         try:
             for _ in range(self.iterations):
                 _check_finite(self.step(self.collate(rows)))
