@@ -21,9 +21,10 @@ def unexpected_strings(case: Case) -> Finding | None:
     if text is None or not text.values.total:
         return None
     table = text.values.table
-    strange = table.keys() - {value.encode() for value in domain.values}
-    if not strange and text.exact:
+    known = set(map(str.encode, domain.values))
+    if text.exact and known.issuperset(table):
         return None
+    strange = table.keys() - known
     total = text.values.total
     count = sum(table[value] for value in strange) + (total - sum(table.values()))
     mass = 1.0 if case.feature.min_domain_mass is None else case.feature.min_domain_mass
