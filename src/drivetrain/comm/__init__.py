@@ -1,0 +1,1 @@
+"""The exchange of gradients over slow, shared or hostile networks; so far, its codecs."""
