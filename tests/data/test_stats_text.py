@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from drivetrain.data import analyze
-from drivetrain.data import text as text_module
-from drivetrain.data.text import StringStats, ValueCounts
+from drivetrain.data import counts as counts_module
+from drivetrain.data.counts import ValueCounts
+from drivetrain.data.text import StringStats
 
 
 @pytest.fixture
 def small_cap(monkeypatch):
-    monkeypatch.setattr(text_module, "CAP", 2_000)
-    monkeypatch.setattr(text_module, "KEPT", 500)
+    monkeypatch.setattr(counts_module, "CAP", 2_000)
+    monkeypatch.setattr(counts_module, "KEPT", 500)
 
 
 def labels(n=60_000):

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from .counts import ValueCounts
 from .numeric import NumericStats
 from .presence import CommonStats, TensorStats
 from .stats import FeatureStats
-from .text import BytesStats, StringStats, ValueCounts
+from .text import BytesStats, StringStats
 from .views import as_numpy
 
 Weights = NDArray[np.float64] | None

@@ -9,11 +9,12 @@ import numpy as np
 
 from ..base.errors import InvalidValue
 from ..base.extras import require
+from .counts import ValueCounts
 from .numeric import Histogram, Moments, NumericStats, WeightedNumeric
 from .presence import CommonStats, Level
 from .quantiles import QuantileSketch
 from .stats import FeatureStats, Stats
-from .text import BytesStats, Reading, StringStats, ValueCounts
+from .text import BytesStats, Reading, StringStats
 
 TYPES = ("int", "float", "string", "bytes", "struct")
 
