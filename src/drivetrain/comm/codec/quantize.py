@@ -2,8 +2,8 @@
 
 Shapes: N values in K blocks of B values (the last may be shorter), one scale M a block; block size 0 means one block.
 
-A value goes to the nearest of {-M, 0, M}, ties to 0, so q = sign(x) where 2|x| > M. The comparison is exact, unlike a rounded quotient
-x / M, so every device and the native kernel agree on every bit.
+A value goes to the nearest of {-M, 0, M}, ties to 0, so q = sign(x) where 2|x| > M. The comparison is exact, unlike a
+rounded quotient x / M, so every device and the native kernel agree on every bit.
 """
 
 from __future__ import annotations

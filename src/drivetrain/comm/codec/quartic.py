@@ -1,7 +1,7 @@
 """Quartic coding: five ternary values in one byte (3LC §3.2).
 
-Shapes: N values, L = ceil(N / 5) bytes. The flat array is cut into five contiguous parts of L values, so that coding is five multiply-adds
-over whole vectors and no shuffle.
+Shapes: N values, L = ceil(N / 5) bytes. The flat array is cut into five contiguous parts of L values, so that coding is
+five multiply-adds over whole vectors and no shuffle.
 """
 
 from __future__ import annotations

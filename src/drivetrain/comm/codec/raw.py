@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from . import wire
-from .errors import CodecError, WireError, as_float32, check_finite
+from .errors import CodecError, as_float32, check_finite
+from .messages import decode
 from .protocol import Encoded
-from .wire import Flag, Header
+from .wire import Flag
 
 HALF_MAX = torch.finfo(torch.float16).max
 
@@ -37,8 +38,6 @@ class Raw:
 
     def decode(self, msg: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Read a message of any built-in codec; see `ThreeLC.decode`."""
-        from .messages import decode
-
         return decode(msg, out=out)
 
     def max_bytes(self, numel: int) -> int:
@@ -67,8 +66,6 @@ class FP16:
 
     def decode(self, msg: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Read a message of any built-in codec; see `ThreeLC.decode`."""
-        from .messages import decode
-
         return decode(msg, out=out)
 
     def max_bytes(self, numel: int) -> int:
@@ -109,8 +106,6 @@ class TopK:
 
     def decode(self, msg: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Read a message of any built-in codec; see `ThreeLC.decode`."""
-        from .messages import decode
-
         return decode(msg, out=out)
 
     def max_bytes(self, numel: int) -> int:
@@ -119,29 +114,6 @@ class TopK:
 
     def _kept(self, numel: int) -> int:
         return min(numel, math.ceil(self.ratio * numel))
-
-
-def decode_plain(msg: Tensor, header: Header, out_N: Tensor) -> None:
-    """Decode a raw, half or sparse message whose header was checked to `out_N` (float32, N values).
-
-    Raises:
-        WireError: a value is not finite, or the indices don't ascend or leave the range; `out_N` is as it was.
-    """
-    count = header.payload_bytes // 8 if header.kind == Flag.SPARSE else header.numel
-    dtype = torch.float16 if header.kind == Flag.HALF else torch.float32
-    start = header.payload_start + (4 * count if header.kind == Flag.SPARSE else 0)
-    values = wire.read_floats(msg, start, count, dtype).float()
-    bad = (~values.isfinite()).nonzero()
-    if len(bad):
-        raise WireError(f"comm: payload value {int(bad[0])} of {count} is {float(values[bad[0]]):g}, not finite")
-    if header.kind != Flag.SPARSE:
-        out_N.copy_(values)
-        return
-    indices = wire.read_floats(msg, header.payload_start, count, torch.int32).long() & 0xFFFFFFFF
-    if count and (bool((indices.diff() <= 0).any()) or int(indices[-1]) >= header.numel):
-        raise WireError(f"comm: the {count} indices of a sparse payload must ascend and stay below {header.numel}")
-    out_N.zero_()
-    out_N[indices] = values
 
 
 def _write(kind: Flag, crc: bool, numel: int, payload: Tensor, out: Tensor | None) -> Tensor:

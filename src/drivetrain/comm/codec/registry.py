@@ -18,7 +18,7 @@ _CODECS: dict[str, Any] = {kind.name: kind for kind in (ThreeLC, Raw, FP16, TopK
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `get` knows, sorted. "auto" is not one: it is a choice between these, which the exchange makes."""
+    """Every name that `get` knows, sorted. "auto" is not one: it is a choice between these, made by the exchange."""
     return tuple(sorted(_CODECS))
 
 

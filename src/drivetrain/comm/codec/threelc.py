@@ -1,7 +1,7 @@
 """3LC: three-value quantisation, quartic coding, zero-run coding (Lim, Andersen, Kaminsky, MLSys 2019).
 
-0.11 to 1.6 bits a value: 20x below float32 at least, 280x at most. The torch version below is the reference; on the CPU the native kernel does
-the same in two passes over memory (threelc.cpp), with identical bytes.
+0.11 to 1.6 bits a value: 20x below float32 at least, 280x at most. The torch version below is the reference; on the CPU
+the native kernel does the same in two passes over memory (threelc.cpp), with identical bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor
 from drivetrain.base.errors import unknown_name
 
 from . import kernel, wire
-from .errors import CodecError, WireError, as_float32, check_finite, nonfinite_error
+from .errors import CodecError, as_float32, check_finite, nonfinite_error
+from .messages import decode
 from .protocol import Encoded
 from .quantize import Scale, block_scales, check_options, dequantize3, round_up_to_half, scale_count, ternary
-from .quartic import quartic_decode, quartic_encode, quartic_length
+from .quartic import quartic_encode, quartic_length
 from .wire import Flag, Header
-from .zero_run import run_lengths, zero_run_decode, zero_run_encode
+from .zero_run import zero_run_encode
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,6 @@ class ThreeLC:
         Raises:
             WireError: the message was cut or altered, or is of another version; names the field.
         """
-        from .messages import decode
-
         return decode(msg, out=out, native=self.native)
 
     def max_bytes(self, numel: int) -> int:
@@ -159,31 +158,3 @@ class ThreeLC:
         flags = Flag.ZERO_RUN if self.zero_run else Flag(0)
         flags |= Flag.HALF_SCALES if self.scale_dtype == torch.float16 else Flag(0)
         return flags | Flag.CRC32 if self.crc else flags
-
-
-def decode_ternary(msg: Tensor, header: Header, out_N: Tensor, *, native: bool = True) -> None:
-    """Decode a ternary message whose header was checked to `out_N` (float32, N values).
-
-    Raises:
-        WireError: a scale or the payload is not valid; `out_N` is as it was.
-    """
-    stored = torch.float16 if Flag.HALF_SCALES in header.flags else torch.float32
-    payload = msg[header.payload_start : header.payload_end]
-    zero_run = Flag.ZERO_RUN in header.flags
-    if native and kernel.fits(msg, out_N):
-        scales_bytes = msg[wire.HEADER_BYTES : header.payload_start]
-        if stored == torch.float16:
-            scales_bytes = scales_bytes.clone().view(stored).float()
-        if kernel.unpack(payload, zero_run, scales_bytes, header.block, out_N):
-            return  # otherwise the reference finds out what is wrong
-    scales_K = wire.read_floats(msg, wire.HEADER_BYTES, header.scale_count, stored).float()
-    bad = (~(scales_K.isfinite() & (scales_K >= 0))).nonzero()
-    if len(bad):
-        index = int(bad[0])
-        raise WireError(f"comm: scale {index} of {len(scales_K)} is {float(scales_K[index]):g}, not finite and >= 0")
-    if zero_run:
-        length, wanted = int(run_lengths(payload).sum()), quartic_length(header.numel)
-        if length != wanted:
-            raise WireError(f"comm: the payload decodes to {length} bytes, {header.numel} values have {wanted}")
-        payload = zero_run_decode(payload)
-    out_N.copy_(dequantize3(quartic_decode(payload, header.numel), scales_K, header.block))

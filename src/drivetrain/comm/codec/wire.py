@@ -1,4 +1,6 @@
-"""The message: a 16-byte header, scales, payload, and if wished a CRC-32 of all that. Little-endian, ours (the paper leaves framing open).
+"""The message: a 16-byte header, scales, payload, and if wished a CRC-32 of all that. Little-endian.
+
+The layout is ours; the paper leaves framing open.
 
     0  u8   magic 0x3C       1  u8  version 1       2  u8  flags       3  u8  reserved, 0
     4  u32  numel N          8  u32 block size b (0: one scale for all)      12  u32 payload bytes P
@@ -243,4 +245,4 @@ def _check_payload_bytes(header: Header) -> None:
 
 
 def _crc32(data: Tensor) -> int:
-    return zlib.crc32(data.cpu().numpy())
+    return zlib.crc32(data.cpu().numpy().data)

@@ -1,7 +1,7 @@
 """Zero-run coding: 2 to 14 zero bytes in a row become one byte (3LC §3.3).
 
-The values 243..255 are free after quartic coding; 243 + (k - 2) stands for k bytes of five zeros each. A longer run is as many 14s as fit and
-the remainder; one zero byte alone stays. The code never expands.
+The values 243..255 are free after quartic coding; 243 + (k - 2) stands for k bytes of five zeros each. A longer run is
+as many 14s as fit and the remainder; one zero byte alone stays. The code never expands.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ def zero_run_decode(z: Tensor) -> Tensor:
 
 
 def run_lengths(z: Tensor) -> Tensor:
-    """How many bytes each coded byte stands for, int64: a message's decoded length can be known before it is expanded."""
+    """How many bytes each coded byte stands for, int64; so the decoded length is known before anything is expanded."""
     lengths = z.long() - (FIRST_RUN - 2)
     return torch.where(z >= FIRST_RUN, lengths, 1)
