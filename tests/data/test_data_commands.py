@@ -135,3 +135,13 @@ def test_bad_input_is_told_in_a_few_lines_and_exits_2(cli, folder, words, messag
 def test_a_schema_that_cannot_be_meant_exits_2(cli, folder):
     (folder / "schema.toml").write_text('[feature.fare]\ntype = "float"\nrange = [5.0, 1.0]\n')
     assert cli("data", "validate", "train.csv", "schema.toml", cwd=folder).exit_code == 2
+
+
+def test_a_csv_of_another_dialect_is_named_and_then_read(cli, tmp_path):
+    (tmp_path / "semi.csv").write_text("a;b\n1;x\n?;y\n")
+    refused = cli("data", "stats", "semi.csv", cwd=tmp_path)
+    assert refused.exit_code == 2
+    assert "--delimiter ';'" in refused.stderr
+    cli("data", "stats", "semi.csv", "--delimiter", ";", "--null", "?", "-o", "semi.json", cwd=tmp_path)
+    read = Stats.load(tmp_path / "semi.json").features["a"]
+    assert (read.type, read.num_missing, read.num_non_missing) == ("int", 1, 1)

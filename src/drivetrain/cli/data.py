@@ -26,12 +26,16 @@ def stats(
     slices: Annotated[list[str] | None, typer.Option("--slice", help="A feature, or feature=value.")] = None,
     weight: Annotated[str | None, typer.Option(help="Column with the weights of examples.")] = None,
     sample: Annotated[float | None, typer.Option(help="Share of the examples to look at.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between the values of a CSV line, if not a comma.")] = None,
+    null: Annotated[list[str] | None, typer.Option(help="A further spelling of a missing value in CSV.")] = None,
     as_json: Json = False,
 ) -> int:
     """Compute the statistics of data in one pass; save them with -o."""
-    from ..data import Schema, analyze
+    from ..data import Csv, Schema, analyze
 
     source: Any = sources[0] if len(sources) == 1 else sources
+    if delimiter or null:
+        source = [Csv(file, delimiter=delimiter, nulls=tuple(null or ())) for file in sources]
     known = Schema.load(schema) if schema else None
     found = analyze(source, schema=known, slices=slices or (), weight=weight, sample=sample)
     if output:

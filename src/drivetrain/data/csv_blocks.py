@@ -158,5 +158,5 @@ def _check_names(file: Csv, names: list[str], where: str) -> None:
             raise InvalidValue(
                 f"{where}: the header has one column, {names[0]!r};"
                 f" is the delimiter {other!r}, not {file.separator!r}?",
-                hint=f"read it as Csv({str(file.path)!r}, delimiter={other!r})",
+                hint=f"read it as Csv({str(file.path)!r}, delimiter={other!r}), or data stats --delimiter {other!r}",
             )

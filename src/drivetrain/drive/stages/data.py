@@ -50,12 +50,13 @@ def run(config: DataConfig, drive: Drive) -> Outcome:
 
     places = _places(config, drive)
     sources = {name: _source(places, name, drive) for name in ("train", "test")}
-    train, test = (analyze(sources[name], name=name) for name in ("train", "test"))
+    kept = Schema.load(drive.path(config.schema_file)) if config.schema_file else None
+    train, test = (analyze(sources[name], schema=kept, name=name) for name in ("train", "test"))
     if not is_spec(places["train"]) and config.label not in train.features:
         from drivetrain.base.errors import unknown_name
 
         raise unknown_name("data: label", config.label, train.features, where=drive.locate("data", "label"))
-    schema = Schema.load(drive.path(config.schema_file)) if config.schema_file else infer(train)
+    schema = kept or infer(train)
     _watch_drift(schema, config.drift)
     reports = {"train": validate(train, schema), "test": validate(test, schema)}
     stats, before = {"train": train, "test": test}, train
