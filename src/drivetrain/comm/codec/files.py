@@ -13,6 +13,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from drivetrain.base.errors import MissingFile
 from drivetrain.base.files import atomic_path
 
 from .errors import CodecError, NonFiniteGradient, WireError, nonfinite_error
-from .messages import decode
+from .messages import codec_name, decode
+from .quantize import LARGEST
 from .rules import CodecRules
+from .wire import as_bytes, read_header
 
 MAGIC = b"DT3LC\0\0\1"
 _PREFIX = len(MAGIC) + 8
@@ -38,16 +41,13 @@ _DTYPES = {
 }
 
 
-def write_3lc(path: str | Path, tensors: Mapping[str, Tensor], codecs: CodecRules | None = None) -> dict[str, int]:
+def write_3lc(path: str | Path, tensors: Mapping[str, Tensor], codecs: CodecRules | None = None) -> None:
     """Write tensors to a `.3lc` file, whole or not at all.
 
     Args:
         path: the file.
         tensors: name -> tensor, any shape.
         codecs: which codec each gets; None: 3lc, and raw below 1024 values.
-
-    Returns:
-        name -> bytes in the file.
 
     Raises:
         NonFiniteGradient: names the tensor.
@@ -71,7 +71,50 @@ def write_3lc(path: str | Path, tensors: Mapping[str, Tensor], codecs: CodecRule
         file.write(MAGIC + struct.pack("<Q", len(text)) + text)
         for part in parts.values():
             file.write(part.cpu().numpy().data)
-    return {name: entry["nbytes"] for name, entry in header.items()}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it stands in a file.
+
+    Attributes:
+        label: file and name, for messages.
+        shape, dtype: of the original tensor.
+        data: its message, or its own bytes; uint8.
+    """
+
+    label: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    data: Tensor
+
+    @property
+    def codec(self) -> str:
+        """The name of the codec that wrote it, or "bytes"."""
+        return codec_name(read_header(self.data)) if self.dtype.is_floating_point else "bytes"
+
+    def decode(self) -> Tensor:
+        """The tensor. Raises: WireError."""
+        if not self.dtype.is_floating_point:
+            return self._own_bytes()
+        try:
+            values = decode(self.data)
+        except WireError as error:
+            raise WireError(f"{self.label}: {error.message.removeprefix('comm: ')}", hint=error.hint) from None
+        if values.numel() != math.prod(self.shape):
+            wanted = math.prod(self.shape)
+            raise WireError(f"{self.label}: shape {self.shape} has {wanted} values, its message {values.numel()}")
+        # With s near 2 a decoded value may be nearly twice the largest original, more than float16 holds.
+        limit = min(torch.finfo(self.dtype).max, LARGEST)
+        return values.clamp(-limit, limit).to(self.dtype).view(self.shape)
+
+    def _own_bytes(self) -> Tensor:
+        wanted = math.prod(self.shape) * self.dtype.itemsize
+        if self.data.numel() != wanted:
+            raise WireError(f"{self.label}: nbytes is {self.data.numel()}, shape and dtype take {wanted}")
+        if self.dtype == torch.bool and bool((self.data > 1).any()):
+            raise WireError(f"{self.label}: a byte of a bool tensor is {int(self.data.max())}, it must be 0 or 1")
+        return self.data.clone().view(self.dtype).view(self.shape)
 
 
 def read_3lc(path: str | Path) -> dict[str, Tensor]:
@@ -81,6 +124,11 @@ def read_3lc(path: str | Path) -> dict[str, Tensor]:
         MissingFile: there is no such file.
         WireError: not such a file, or it was cut or altered; names the tensor and the field.
     """
+    return {name: stored.decode() for name, stored in open_3lc(path).items()}
+
+
+def open_3lc(path: str | Path) -> dict[str, StoredTensor]:
+    """The tensors of a `.3lc` file, not decoded. Raises: as `read_3lc`."""
     try:
         content = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
     except (FileNotFoundError, IsADirectoryError):
@@ -88,10 +136,9 @@ def read_3lc(path: str | Path) -> dict[str, Tensor]:
     header, start = _read_header(Path(path), content)
     tensors, offset = {}, 0
     for name, entry in header.items():
-        where = f"comm: {Path(path).name}: tensor {name!r}"
-        shape, dtype, nbytes = _check_entry(where, entry, offset, content.numel() - start)
-        part = content[start + offset : start + offset + nbytes]
-        tensors[name] = _decode(where, part, shape, dtype)
+        label = f"comm: {Path(path).name}: tensor {name!r}"
+        shape, dtype, nbytes = _check_entry(label, entry, offset, content.numel() - start)
+        tensors[name] = StoredTensor(label, shape, dtype, content[start + offset : start + offset + nbytes])
         offset += nbytes
     if start + offset != content.numel():
         raise WireError(f"comm: {Path(path).name} has {content.numel() - start - offset} bytes beyond its last tensor")
@@ -102,28 +149,11 @@ def _encode(name: str, tensor: Tensor, codecs: CodecRules) -> Tensor:
     if tensor.dtype not in _DTYPES.values() or tensor.layout != torch.strided:
         raise CodecError(f"comm: tensor {name!r} is {tensor.dtype}, {tensor.layout}; a .3lc file can't hold that")
     if not tensor.is_floating_point():
-        return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+        return as_bytes(tensor.detach())
     try:
         return codecs(name, tensor).encode(tensor).data
     except NonFiniteGradient:
-        raise nonfinite_error(tensor, name=name) from None
-
-
-def _decode(where: str, part: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    numel = math.prod(shape)
-    if not dtype.is_floating_point:
-        if part.numel() != numel * dtype.itemsize:
-            raise WireError(
-                f"{where}: nbytes is {part.numel()}, {numel} values of {dtype} take {numel * dtype.itemsize}"
-            )
-        return part.clone().view(dtype).view(shape)
-    try:
-        values = decode(part)
-    except WireError as error:
-        raise WireError(f"{where}: {error.message.removeprefix('comm: ')}", hint=error.hint) from None
-    if values.numel() != numel:
-        raise WireError(f"{where}: shape {shape} has {numel} values, its message {values.numel()}")
-    return values.to(dtype).view(shape)
+        raise nonfinite_error(tensor.float(), name=name) from None
 
 
 def _read_header(path: Path, content: Tensor) -> tuple[dict[str, Any], int]:

@@ -37,6 +37,11 @@ def decode(msg: Tensor, *, out: Tensor | None = None, native: bool = True) -> Te
     return result_N
 
 
+def codec_name(header: Header) -> str:
+    """The name of the codec that wrote a message, as in `get(name)`."""
+    return {Flag.RAW: "raw", Flag.HALF: "fp16", Flag.SPARSE: "topk"}.get(header.kind, "3lc")
+
+
 def _result(numel: int, device: torch.device, out: Tensor | None) -> Tensor:
     if out is None:
         return torch.empty(numel, dtype=torch.float32, device=device)

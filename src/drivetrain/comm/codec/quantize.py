@@ -52,17 +52,19 @@ def dequantize3(q_N: Tensor, scales_K: Tensor, block: int = 0) -> Tensor:
 def block_scales(x_N: Tensor, s: float, block: int, scale: Scale = "max") -> Tensor:
     """The scale M of each block, float32, shape (K,).
 
-    "max": s * max|x|. "rms": KAPPA * s * rms(x), which one outlier can't raise; the bound |x - M q| <= M / 2 then holds
-    only where |x| <= 1.5 M, and error feedback carries the rest.
+    "max": s * max|x|. "rms": KAPPA * s * rms(x), which one outlier raises little; the bound |x - M q| <= M / 2 then
+    holds only where |x| <= 1.5 M, and error feedback carries the rest. It is at most s * max|x|: of values that are all
+    of one size none would be sent otherwise, ever, while the residual grows.
     """
     rows_KB = _rows(x_N, block)
+    largest_K = (rows_KB.abs().amax(dim=1) * s).clamp(max=LARGEST)
     if scale == "max":
-        return (rows_KB.abs().amax(dim=1) * s).clamp(max=LARGEST)
+        return largest_K
     counts_K = torch.full((len(rows_KB),), max(rows_KB.shape[1], 1), dtype=torch.float64, device=x_N.device)
     if block and x_N.numel() % block:
         counts_K[-1] = x_N.numel() % block
     norms_K = torch.linalg.vector_norm(rows_KB, dim=1, dtype=torch.float64)
-    return (KAPPA * s * norms_K / counts_K.sqrt()).clamp(max=LARGEST).float()
+    return torch.minimum((KAPPA * s * norms_K / counts_K.sqrt()).clamp(max=LARGEST).float(), largest_K)
 
 
 def round_up_to_half(scales_K: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Residuals for another number of ranks: what was not yet sent must not be lost when a job grows or shrinks.
 
-Pure functions over the `state_dict`s of the old ranks' `ErrorFeedback`s. Push residuals are as long as the parameter, each rank its
-own; pull residuals are slices, one owner each. The sum over all ranks is preserved for every value.
+Pure functions over the `state_dict`s of the old ranks' `ErrorFeedback`s. Push residuals are as long as the parameter,
+and each rank has its own; pull residuals are slices with one owner each. Every value keeps its sum over all ranks.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class ThreeLC:
         s: sparsity multiplier, 1 <= s < 2; larger sends fewer bytes and leaves more to error feedback.
         block: values that share a scale, 0 for the paper's one scale a tensor. One outlier silences its block, so a
             heavy-tailed tensor wants small blocks; a scale of 4096 values costs 0.008 bit a value.
-        scale: "max" (the paper's, |x - value| <= M / 2) or "rms" (M = 4 s rms, larger values are clamped to it).
+        scale: "max" (the paper's, |x - value| <= M / 2) or "rms" (M = 4 s rms, at most s max|x|;
+            values beyond 1.5 M are clamped to M).
         zero_run: the last, lossless stage.
         scale_dtype: torch.float32, or torch.float16 (rounded up; scales up to 65504).
         crc: end messages with a CRC-32.

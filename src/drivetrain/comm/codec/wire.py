@@ -162,13 +162,13 @@ def write_message(flags: Flag, numel: int, block: int, scales: Tensor, payload: 
 
     Args:
         flags, numel, block: for the header.
-        scales, payload: contiguous tensors of any type; their bytes are written.
+        scales, payload: tensors of any type; their bytes are written.
         out: None, or a uint8 buffer.
 
     Returns:
         The message, uint8, 1-D.
     """
-    scales, payload = scales.view(torch.uint8), payload.view(torch.uint8)
+    scales, payload = as_bytes(scales), as_bytes(payload)
     header = Header(flags, check_numel(numel), block, payload.numel())
     message = message_buffer(header.size, payload.device, out)
     message[HEADER_BYTES : header.payload_start] = scales
@@ -201,6 +201,13 @@ def message_buffer(size: int, device: torch.device, out: Tensor | None) -> Tenso
     if out.numel() < size:
         raise CodecError(f"comm: out has {out.numel()} bytes, this message may need {size}")
     return out[:size]
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, uint8, 1-D; a view where it can be."""
+    # An empty tensor may have any stride, and view() is particular about strides.
+    flat = tensor.reshape(-1).contiguous() if tensor.numel() else tensor.new_empty(0)
+    return flat.view(torch.uint8)
 
 
 def check_numel(numel: int) -> int:

@@ -1,0 +1,102 @@
+"""`drivetrain comm`: what gradients cost on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .show import console, print_json, table
+
+if TYPE_CHECKING:
+    from drivetrain.comm.codec.convert import FileReport
+
+app = typer.Typer(no_args_is_help=True)
+
+_ROWS = 12  # of the table by tensor; --json has all
+
+
+@app.callback()
+def _room() -> None:
+    """The exchange of gradients."""
+
+
+@app.command()
+def encode(
+    file: Annotated[Path, typer.Argument(metavar="FILE.safetensors", help="Recorded gradients, or any tensors.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The file to write. (default: FILE.3lc)")] = None,
+    codec: Annotated[str, typer.Option(help="3lc, fp16, topk or raw.")] = "3lc",
+    s: Annotated[float | None, typer.Option("-s", help="3lc: sparsity multiplier, 1 to below 2. (default: 1)")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="3lc: values that share a scale, 0: the whole tensor. (default: 4096)")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="3lc: scale from max or rms. (default: max)")] = None,
+    scale_dtype: Annotated[str | None, typer.Option(help="3lc: float32 or float16 scales. (default: float32)")] = None,
+    ratio: Annotated[float | None, typer.Option(help="topk: share of values that is kept. (default: 0.01)")] = None,
+    crc: Annotated[bool, typer.Option("--crc", help="End each message with a CRC-32.")] = False,
+    raw: Annotated[list[str] | None, typer.Option(help="Glob of tensors to leave as they are; repeatable.")] = None,
+    min_numel: Annotated[int, typer.Option(help="Leave tensors with fewer values as they are.")] = 1024,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Write tensors as a .3lc file, and tell how much smaller it is and what it lost."""
+    from drivetrain.comm.codec.convert import encode_file
+    from drivetrain.comm.codec.registry import get
+    from drivetrain.comm.codec.rules import CodecRules, Rule
+
+    given = {"s": s, "block": block, "scale": scale, "scale_dtype": scale_dtype, "ratio": ratio, "crc": crc or None}
+    chosen = get(codec, **{option: value for option, value in given.items() if value is not None})
+    rules = [Rule("raw", match=glob) for glob in raw or ()]
+    target = out or file.with_suffix(".3lc")
+    report = encode_file(file, target, CodecRules(chosen, rules, min_numel=min_numel))
+    _print(report, json, f"next: drivetrain comm decode {target} -o {target.with_suffix('.decoded.safetensors')}")
+
+
+@app.command()
+def decode(
+    file: Annotated[Path, typer.Argument(metavar="FILE.3lc", help="What `encode` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The file to write. (default: FILE.decoded.safetensors)")
+    ] = None,
+    original: Annotated[Path | None, typer.Option(help="The file it was made of, to tell the error.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Write the tensors of a .3lc file as safetensors."""
+    from drivetrain.comm.codec.convert import decode_file
+
+    target = out or file.with_suffix(".decoded.safetensors")
+    report = decode_file(file, target, original)
+    _print(report, json, None if original else "next: add --original FILE.safetensors to see what was lost")
+
+
+def _print(report: FileReport, json: bool, following: str | None) -> None:
+    if json:
+        print_json({**asdict(report), "ratio": report.ratio, "max_error": report.max_error})
+        return
+    error = "" if report.max_error is None else f", largest error {report.max_error:.4g}"
+    console.print(
+        f"[bold]{report.target}: {report.ratio:.1f}x[/] ({_bytes(report.raw_bytes)} as safetensors, "
+        f"{_bytes(report.coded_bytes)} as .3lc){error}",
+        soft_wrap=True,
+    )
+    largest = sorted(report.tensors, key=lambda tensor: -tensor.raw_bytes)
+    table("", ("tensor", "shape", "codec", "bytes", "ratio", "largest value", "error"), map(_row, largest[:_ROWS]))
+    if len(largest) > _ROWS:
+        console.print(f"and {len(largest) - _ROWS} smaller ones (--json has all)")
+    if following:
+        console.print(following, soft_wrap=True)
+
+
+def _row(tensor: Any) -> tuple[Any, ...]:
+    shape = " x ".join(map(str, tensor.shape)) or "scalar"
+    ratio = tensor.raw_bytes / tensor.coded_bytes if tensor.coded_bytes else 1.0
+    error = "" if tensor.max_error is None else tensor.max_error
+    return tensor.name, shape, tensor.codec, tensor.coded_bytes, f"{ratio:.1f}x", float(tensor.peak), error
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"
