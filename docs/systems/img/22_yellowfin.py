@@ -17,23 +17,25 @@ STYLES = (  # beginning of the row's name, label, colour, width
     ("YellowFin, untuned", "YellowFin, untuned", "#1f77b4", 2.2),
     ("YellowFin STEADY", "YellowFin STEADY, untuned", "#d62728", 2.2),
 )
-PANELS = (("digits", "LeNet-5 on MNIST digits"), ("text", "LSTM on TinyShakespeare characters"))
+PANELS = (
+    ("digits", "LeNet-5 on MNIST digits", (0.02, 0.05, 0.1, 0.2, 0.5, 1)),
+    ("text", "LSTM on TinyShakespeare characters", (1.6, 1.8, 2, 2.5, 3)),
+)
 
 
 def main() -> None:
     facts = json.loads(RESULT.read_text())["facts"]
     plt.rcParams.update({"svg.hashsalt": "drivetrain", "font.size": 9, "svg.fonttype": "path"})
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.1), layout="constrained")
-    for axis, (task, title) in zip(axes, PANELS, strict=True):
+    for axis, (task, title, ticks) in zip(axes, PANELS, strict=True):
         for start, label, colour, width in STYLES:
             curve = next((v for name, v in facts.items() if name.startswith(f"curve {task}: {start}")), None)
             if curve:
                 steps = [100 + 25 * place for place in range(len(curve))]
                 axis.plot(steps, curve, color=colour, linewidth=width, label=label)
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.yaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.tick_params(axis="y", which="minor", labelsize=7)
+        axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.minorticks_off()
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("iteration")
         axis.spines[["top", "right"]].set_visible(False)

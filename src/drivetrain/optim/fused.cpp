@@ -52,8 +52,8 @@ extern "C" {
 void yellowfin_squares(const float* const* grads, const int64_t* sizes, int64_t count, int64_t threads, double* out) {
     const auto blocks = cut(sizes, count);
     std::vector<double> sums(blocks.size());
-    for_each_block(blocks, threads, [&](int64_t b) {
-        const float* g = grads[blocks[b].tensor];
+    for_each_block(blocks, threads, [=, &blocks, &sums](int64_t b) {
+        const float* __restrict g = grads[blocks[b].tensor];
         double sum = 0;
         for (int64_t begin = blocks[b].begin; begin < blocks[b].end; begin += kRun) {
             const int64_t end = std::min(begin + kRun, blocks[b].end);
@@ -71,9 +71,9 @@ void yellowfin_fold(float* const* averages, const float* const* grads, const int
                     int64_t threads, float decay, float weight, double* out) {
     const auto blocks = cut(sizes, count);
     std::vector<double> sums(blocks.size());
-    for_each_block(blocks, threads, [&](int64_t b) {
-        float* m = averages[blocks[b].tensor];
-        const float* g = grads[blocks[b].tensor];
+    for_each_block(blocks, threads, [=, &blocks, &sums](int64_t b) {
+        float* __restrict m = averages[blocks[b].tensor];
+        const float* __restrict g = grads[blocks[b].tensor];
         double sum = 0;
         for (int64_t begin = blocks[b].begin; begin < blocks[b].end; begin += kRun) {
             const int64_t end = std::min(begin + kRun, blocks[b].end);
@@ -94,10 +94,10 @@ void yellowfin_fold(float* const* averages, const float* const* grads, const int
 void yellowfin_move(float* const* params, float* const* buffers, const float* const* grads, const int64_t* sizes,
                     int64_t count, int64_t threads, float mu, float scale, float rate, float keep, int64_t nesterov) {
     const auto blocks = cut(sizes, count);
-    for_each_block(blocks, threads, [&](int64_t b) {
-        float* x = params[blocks[b].tensor];
-        float* v = buffers[blocks[b].tensor];
-        const float* g = grads[blocks[b].tensor];
+    for_each_block(blocks, threads, [=, &blocks](int64_t b) {
+        float* __restrict x = params[blocks[b].tensor];
+        float* __restrict v = buffers[blocks[b].tensor];
+        const float* __restrict g = grads[blocks[b].tensor];
         const int64_t begin = blocks[b].begin, end = blocks[b].end;
         if (nesterov) {
 #pragma omp simd

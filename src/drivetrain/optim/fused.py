@@ -16,7 +16,7 @@ from .foreach import Scalar, Tensors
 
 @cache
 def _kernel() -> ctypes.CDLL | None:
-    kernel = native.load(Path(__file__).with_name("fused.cpp"), flags=("-pthread",))
+    kernel = native.load(Path(__file__).with_name("fused.cpp"), flags=("-pthread", "-mprefer-vector-width=512"))
     if kernel is None:
         return None
     pointers, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

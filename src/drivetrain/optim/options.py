@@ -9,7 +9,7 @@ from typing import Any
 from drivetrain.base.errors import InvalidValue
 
 # Ours: steadier than the paper's defaults where gradients shrink much during training (measured in the card).
-STEADY: dict[str, Any] = {"window": 1, "smooth_hyper": True, "hyper_debias": True, "slow_start": 100}
+STEADY: dict[str, Any] = {"beta": 0.9998, "window": 5, "smooth_hyper": True, "hyper_debias": True, "slow_start": 50}
 
 
 @dataclass(frozen=True)
