@@ -6,6 +6,7 @@ network. A worker that fails ends the others; its own error comes back whole.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -58,6 +59,8 @@ def launch_workers(module: str, work: Path, *, workers: int, total_steps: int) -
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
     )
     try:
+        # What the launcher would log of a failed worker, our own error says better.
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
         with _loopback_only(), _follow(work / "steps-0", total_steps):
             elastic_launch(config, sys.executable)("-m", module, str(work))
     except ChildFailedError as error:

@@ -86,7 +86,7 @@ def run(config: TrainConfig, drive: Drive) -> Outcome:
     write_json(drive.work / "encoding.json", data.encoding)
     write_bytes(drive.work / "tensors.pt", to_bytes(data.tensors()))
     steps = config.epochs * (rows // config.batch_size)
-    launch_workers("drivetrain.drive.worker", drive.work, workers=config.workers, total_steps=steps)
+    launch_workers("drivetrain.drive", drive.work, workers=config.workers, total_steps=steps)
     _sweep(drive.work)
     last = json.loads((drive.work / "curves.json").read_text())["epochs"][-1]
     what = "accuracy" if config.task == "classification" else f"share within ±{config.tolerance:g}"
