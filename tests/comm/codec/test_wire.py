@@ -151,6 +151,13 @@ def test_sparse_indices_must_ascend_and_stay_in_range() -> None:
         decode(altered(message, 12, 12))
 
 
+def test_an_altered_length_cant_ask_for_all_memory() -> None:
+    """Each kind bounds N by the bytes that came: 8 GB of zeros for 32 bytes would stop the machine."""
+    for codec in (ThreeLC(block=0), Raw(), FP16(), TopK(0.002)):
+        with pytest.raises(WireError, match="payload size"):
+            decode(altered(codec.encode(X).data, 4, 0, 0, 0, 0x80))
+
+
 def test_messages_in_one_buffer() -> None:
     parts = [
         codec.encode(X[:n]).data for codec, n in ((ThreeLC(), 999), (Raw(), 3), (FP16(crc=True), 77), (TopK(), 500))

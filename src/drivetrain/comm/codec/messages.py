@@ -59,9 +59,9 @@ def _decode_ternary(msg: Tensor, header: Header, out_N: Tensor, *, native: bool 
     Raises:
         WireError: a scale or the payload is not valid; `out_N` is as it was.
     """
-    stored = torch.float16 if Flag.HALF_SCALES in header.flags else torch.float32
+    stored = torch.float16 if header.flags & Flag.HALF_SCALES else torch.float32
     payload = msg[header.payload_start : header.payload_end]
-    zero_run = Flag.ZERO_RUN in header.flags
+    zero_run = bool(header.flags & Flag.ZERO_RUN)
     if native and kernel.fits(msg, out_N):
         scales_bytes = msg[wire.HEADER_BYTES : header.payload_start]
         if stored == torch.float16:

@@ -50,21 +50,27 @@ def dequantize3(q_N: Tensor, scales_K: Tensor, block: int = 0) -> Tensor:
 
 
 def block_scales(x_N: Tensor, s: float, block: int, scale: Scale = "max") -> Tensor:
-    """The scale M of each block, float32, shape (K,).
+    """The scale M of each block, float32, shape (K,): s * max|x|, or `rms_scales`."""
+    largest_K = (_rows(x_N, block).abs().amax(dim=1) * s).clamp(max=LARGEST)
+    return largest_K if scale == "max" else rms_scales(x_N, s, block, largest_K)
 
-    "max": s * max|x|. "rms": KAPPA * s * rms(x), which one outlier raises little; the bound |x - M q| <= M / 2 then
-    holds only where |x| <= 1.5 M, and error feedback carries the rest. It is at most s * max|x|: of values that are all
-    of one size none would be sent otherwise, ever, while the residual grows.
+
+def rms_scales(x_N: Tensor, s: float, block: int, largest_K: Tensor) -> Tensor:
+    """The scale KAPPA * s * rms(x) of each block, float32, shape (K,), which one outlier raises little.
+
+    The bound |x - M q| <= M / 2 holds only where |x| <= 1.5 M then, and error feedback carries the rest.
+
+    Args:
+        x_N, s, block: as for `quantize3`.
+        largest_K: s * max|x|, which M never exceeds: of values that are all of one size none would be sent otherwise,
+            ever, while the residual grows. It is also M where all squares underflow.
     """
     rows_KB = _rows(x_N, block)
-    largest_K = (rows_KB.abs().amax(dim=1) * s).clamp(max=LARGEST)
-    if scale == "max":
-        return largest_K
-    counts_K = torch.full((len(rows_KB),), max(rows_KB.shape[1], 1), dtype=torch.float64, device=x_N.device)
+    counts_K = torch.full_like(largest_K, max(rows_KB.shape[1], 1))
     if block and x_N.numel() % block:
         counts_K[-1] = x_N.numel() % block
-    norms_K = torch.linalg.vector_norm(rows_KB, dim=1, dtype=torch.float64)
-    return torch.minimum((KAPPA * s * norms_K / counts_K.sqrt()).clamp(max=LARGEST).float(), largest_K)
+    scales_K = KAPPA * s * torch.linalg.vector_norm(rows_KB, dim=1) / counts_K.sqrt()
+    return torch.where(scales_K > 0, torch.minimum(scales_K, largest_K), largest_K)
 
 
 def round_up_to_half(scales_K: Tensor) -> Tensor:

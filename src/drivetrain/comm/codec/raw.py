@@ -78,7 +78,7 @@ class TopK:
     """The values of largest magnitude with their indices: 8 bytes for each one kept.
 
     Args:
-        ratio: share of the values that is kept, more than 0 and at most 1; at least one value is.
+        ratio: share of the values that is kept, 2^-20 to 1; at least one value is.
         crc: end messages with a CRC-32.
     """
 
@@ -88,8 +88,8 @@ class TopK:
     name: ClassVar[str] = "topk"
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
-            raise CodecError(f"comm: topk: ratio is {self.ratio:g}, it must be more than 0 and at most 1")
+        if not 1 / wire.SPARSEST <= self.ratio <= 1:
+            raise CodecError(f"comm: topk: ratio is {self.ratio:g}, it must be at least 2^-20 (1e-6) and at most 1")
 
     def encode(self, x: Tensor, *, out: Tensor | None = None) -> Encoded:
         """See `Codec.encode`. Raises: as `ThreeLC.encode`."""
@@ -116,6 +116,6 @@ class TopK:
         return min(numel, math.ceil(self.ratio * numel))
 
 
-def _write(kind: Flag, crc: bool, numel: int, payload: Tensor, out: Tensor | None) -> Tensor:
+def _write(kind: int, crc: bool, numel: int, payload: Tensor, out: Tensor | None) -> Tensor:
     no_scales = payload.new_empty(0)
     return wire.write_message(kind | Flag.CRC32 if crc else kind, numel, 0, no_scales, payload, out)

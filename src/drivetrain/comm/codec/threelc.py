@@ -18,7 +18,16 @@ from . import kernel, wire
 from .errors import CodecError, as_float32, check_finite, nonfinite_error
 from .messages import decode
 from .protocol import Encoded
-from .quantize import Scale, block_scales, check_options, dequantize3, round_up_to_half, scale_count, ternary
+from .quantize import (
+    Scale,
+    block_scales,
+    check_options,
+    dequantize3,
+    rms_scales,
+    round_up_to_half,
+    scale_count,
+    ternary,
+)
 from .quartic import quartic_encode, quartic_length
 from .wire import Flag, Header
 from .zero_run import zero_run_encode
@@ -133,29 +142,24 @@ class ThreeLC:
         self, x_N: Tensor, residual_N: Tensor | None, value_N: Tensor | None, out: Tensor | None
     ) -> Tensor:
         buffer = wire.message_buffer(self.max_bytes(x_N.numel()), x_N.device, out)
-        header = Header(self._flags, x_N.numel(), self.block, 0)
-        scales_bytes = in_place = buffer[wire.HEADER_BYTES : header.payload_start]
-        if self.scale == "max" and self.scale_dtype == torch.float32:
-            finite = kernel.scales(x_N, residual_N, self.s, self.block, in_place)
-            if not finite:
-                raise nonfinite_error(x_N if residual_N is None else x_N + residual_N)
-        else:
-            scales_K = self._scales_by_torch(x_N, residual_N)
-            in_place.copy_(scales_K.view(torch.uint8))
-            scales_bytes = scales_K.float()
-        payload = buffer[header.payload_start :]
+        start = wire.HEADER_BYTES + scale_count(x_N.numel(), self.block) * self.scale_dtype.itemsize
+        in_place, payload = buffer[wire.HEADER_BYTES : start], buffer[start:]
+        as_they_are = self.scale == "max" and self.scale_dtype == torch.float32
+        scales_bytes = in_place if as_they_are else in_place.new_empty(4 * scale_count(x_N.numel(), self.block))
+        if not kernel.scales(x_N, residual_N, self.s, self.block, scales_bytes):
+            raise nonfinite_error(x_N if residual_N is None else x_N + residual_N)
+        if not as_they_are:
+            scales_K = scales_bytes.view(torch.float32)
+            if self.scale == "rms":  # by torch also here: sums in another order would be other floats
+                scales_K = rms_scales(x_N if residual_N is None else x_N + residual_N, self.s, self.block, scales_K)
+            stored_K = round_up_to_half(scales_K) if self.scale_dtype == torch.float16 else scales_K
+            in_place.copy_(stored_K.view(torch.uint8))
+            scales_bytes = stored_K.float()
         size = kernel.pack(x_N, residual_N, value_N, scales_bytes, self.block, self.zero_run, payload)
         return wire.seal(buffer, Header(self._flags, x_N.numel(), self.block, size))
 
-    def _scales_by_torch(self, x_N: Tensor, residual_N: Tensor | None) -> Tensor:
-        """Scales that the kernel does not compute: a sum of squares in another order would be another float."""
-        sum_N = x_N if residual_N is None else x_N + residual_N
-        check_finite(sum_N)
-        scales_K = block_scales(sum_N, self.s, self.block, self.scale)
-        return round_up_to_half(scales_K) if self.scale_dtype == torch.float16 else scales_K
-
     @property
-    def _flags(self) -> Flag:
-        flags = Flag.ZERO_RUN if self.zero_run else Flag(0)
-        flags |= Flag.HALF_SCALES if self.scale_dtype == torch.float16 else Flag(0)
+    def _flags(self) -> int:
+        flags = Flag.ZERO_RUN if self.zero_run else 0
+        flags |= Flag.HALF_SCALES if self.scale_dtype == torch.float16 else 0
         return flags | Flag.CRC32 if self.crc else flags
