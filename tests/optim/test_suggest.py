@@ -112,7 +112,7 @@ def test_command_gives_the_same_facts_as_json(cli, project) -> None:
 @pytest.mark.parametrize(
     ("model", "data", "loss", "word"),
     [
-        ("nowhere:build", "{}:loader", "cross_entropy", "importing nowhere failed"),
+        ("nowhere:build", "{}:loader", "cross_entropy", "there is no module 'nowhere'"),
         ("{}:bild", "{}:loader", "cross_entropy", "did you mean 'build'"),
         ("{}:number", "{}:loader", "cross_entropy", "gave a int, not a torch.nn.Module"),
         ("{}:broken", "{}:loader", "cross_entropy", "the file is gone"),

@@ -19,6 +19,7 @@ _EXTRA_PURPOSES = {
     "proto": "statistics as TFDV protos",
     "ci": "drivetrain ci",
     "legacy": "conditions in old YAML files",
+    "comm": "drivetrain comm encode and decode",
     "drive": "drivetrain run",
     "examples": "make demo",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,13 +21,18 @@ def _room() -> None:
 
 @app.command()
 def suggest(
-    model: Annotated[str, typer.Option(help='The model, or a function that builds it: "module:attribute".')],
+    file: Annotated[Path | None, typer.Argument(help="A drive: its model, data and loss are tried.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help='Without a drive: the model, or a function that builds it: "module:attribute".')
+    ] = None,
     data: Annotated[
-        str, typer.Option(help='Batches of (inputs, targets), or a function that gives them: "module:attribute".')
-    ],
+        str | None,
+        typer.Option(help="Without a drive: batches (inputs, targets), or a function that gives them."),
+    ] = None,
     loss: Annotated[
-        str, typer.Option(help='A loss of torch.nn.functional, or "module:attribute"; a mean over samples.')
-    ] = "cross_entropy",
+        str | None, typer.Option(help='A loss of torch.nn.functional, or "module:attribute"; a mean over samples.')
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Where the drive's own data stage has run, or will.")] = Path("runs"),
     steps: Annotated[int, typer.Option(help="Training steps to try.")] = 200,
     beta: Annotated[float, typer.Option(help="Smoothing of YellowFin's statistics.")] = 0.999,
     seed: Annotated[int, typer.Option(help="Seeds torch, so that the model's first weights are the same again.")] = 0,
@@ -40,13 +46,33 @@ def suggest(
     from drivetrain.optim.suggest import suggest as find
 
     torch.manual_seed(seed)
-    result = find(_model(model), _data(data), loss, steps=steps, check=check, device=device, beta=beta)
+    net, batches, loss_of = _from_drive(file, runs, model, data, loss) if file else _from_options(model, data, loss)
+    result = find(net, batches, loss_of, steps=steps, check=check, device=device, beta=beta)
     if json:
         print_json({**asdict(result), "stats": result.stats.event(), "holds": result.holds})
     else:
         _show(result)
     if not result.holds:
         raise typer.Exit(1)
+
+
+def _from_drive(file: Path, runs: Path, *options: str | None) -> tuple[Any, Any, Any]:
+    from drivetrain.base.errors import InvalidValue
+    from drivetrain.drive import open_training, read_drive
+
+    if any(options):
+        raise InvalidValue(
+            "optim: a drive brings its own model, data and loss", hint="leave --model, --data, --loss out"
+        )
+    return open_training(read_drive(file), runs=runs)
+
+
+def _from_options(model: str | None, data: str | None, loss: str | None) -> tuple[Any, Any, Any]:
+    from drivetrain.base.errors import InvalidValue
+
+    if model is None or data is None:
+        raise InvalidValue("optim: suggest needs a drive's TOML file, or --model and --data")
+    return _model(model), _data(data), loss or "cross_entropy"
 
 
 def _show(result: Any) -> None:
@@ -69,9 +95,9 @@ def _model(reference: str) -> Any:
     from torch import nn
 
     from drivetrain.base.errors import InvalidValue
-    from drivetrain.optim.registry import load_attribute
+    from drivetrain.base.modules import load_attribute
 
-    found = load_attribute(reference, "model")
+    found = load_attribute(reference, Path.cwd(), where="--model")
     model = found if isinstance(found, nn.Module) else _called(found, "model", reference)
     if not isinstance(model, nn.Module):
         raise InvalidValue(f"optim: --model {reference} gave a {type(model).__name__}, not a torch.nn.Module")
@@ -80,9 +106,9 @@ def _model(reference: str) -> Any:
 
 def _data(reference: str) -> Any:
     from drivetrain.base.errors import InvalidValue
-    from drivetrain.optim.registry import load_attribute
+    from drivetrain.base.modules import load_attribute
 
-    found = load_attribute(reference, "data")
+    found = load_attribute(reference, Path.cwd(), where="--data")
     data = _called(found, "data", reference)
     if not hasattr(data, "__iter__"):
         raise InvalidValue(f"optim: --data {reference} gave a {type(data).__name__}, not batches")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from drivetrain.base.errors import DrivetrainError, InvalidValue, nearest, unknown_name
+from drivetrain.base.modules import load_attribute
 
 from .yellowfin import YellowFin
 
@@ -52,35 +51,6 @@ def build(
     return optimizer
 
 
-def load_attribute(reference: str, what: str, folder: str | Path | None = None) -> Any:
-    """Import "module:attribute"; `folder`, the working folder if None, is searched first, as `python -m` does.
-
-    Args:
-        reference: as "my_models:build"; the attribute may be dotted.
-        what: what it should be, for the message: "optimizer".
-
-    Raises:
-        InvalidValue: not of that form, an import that fails (with what it raised), no such attribute.
-    """
-    module_name, colon, attribute = reference.partition(":")
-    if not colon or not module_name or not attribute:
-        raise InvalidValue(f'optim: {what} {reference!r} is not of the form "module:attribute"')
-    here = str(Path(folder or Path.cwd()).resolve())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise InvalidValue(
-            f"optim: {what} {reference!r}: importing {module_name} failed: {type(error).__name__}: {error}"
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise unknown_name(f"optim: {what} {reference!r}: attribute", part, [n for n in dir(found) if n[0] != "_"])
-        found = getattr(found, part)
-    return found
-
-
 @functools.cache
 def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     found = {}
@@ -93,7 +63,7 @@ def _torch_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
 
 def _find(name: str, folder: str | Path | None) -> Callable[..., Any]:
     if ":" in name:
-        make = load_attribute(name, "optimizer", folder)
+        make = load_attribute(name, Path(folder or Path.cwd()))
         if not callable(make):
             raise InvalidValue(f"optim: {name} is a {type(make).__name__}, not a class or function")
         return make

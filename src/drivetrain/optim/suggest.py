@@ -6,15 +6,16 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drivetrain.base.errors import InvalidValue, unknown_name
+from drivetrain.base.modules import load_attribute
 from drivetrain.base.progress import track
 
-from .registry import load_attribute
 from .stats import YellowFinStats
 from .yellowfin import YellowFin
 
@@ -159,7 +160,7 @@ def _loss(loss: str | Loss) -> Loss:
     if not isinstance(loss, str):
         return loss
     if ":" in loss:
-        return load_attribute(loss, "loss")
+        return load_attribute(loss, Path.cwd())
     found = getattr(nn.functional, loss, None)
     if not callable(found):
         known = [name for name in dir(nn.functional) if name.endswith(("_loss", "cross_entropy"))]
