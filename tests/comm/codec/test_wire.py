@@ -70,6 +70,12 @@ def test_each_field_of_a_ternary_message(native: bool, at: int, values: list[int
         decode(altered(message, at, *values), native=native)
 
 
+def test_a_message_without_scales_has_no_block() -> None:
+    for name in ("raw", "fp16", "topk"):
+        with pytest.raises(WireError, match="block is 16 in a message without scales"):
+            decode(altered(get(name).encode(X).data, 8, 16))
+
+
 @native
 def test_a_byte_beyond_242_without_zero_runs(native: bool) -> None:
     message = ThreeLC(zero_run=False).encode(X).data
@@ -224,6 +230,11 @@ def test_other_options_out_of_range() -> None:
         TopK(0)
     with pytest.raises(CodecError, match="does not fit in float16"):
         ThreeLC(scale_dtype=torch.float16).encode(X * 1e6)
+
+
+def test_more_values_than_a_header_can_count() -> None:
+    with pytest.raises(CodecError, match=r"fewer than 2\^32 values"):
+        ThreeLC().encode(torch.zeros(1).expand(2**32))
 
 
 def test_functions_of_the_stages_refuse_bad_input() -> None:

@@ -55,6 +55,7 @@ def as_float32(x: Tensor) -> Tensor:
 
     Raises:
         UnsupportedTensor: not a dense tensor of real floating-point values.
+        CodecError: more values than a message's header can count.
     """
     if x.layout != torch.strided:
         raise UnsupportedTensor(
@@ -64,5 +65,9 @@ def as_float32(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise UnsupportedTensor(
             f"comm: codecs take float32, float16 or bfloat16, this tensor is {str(x.dtype).removeprefix('torch.')}"
+        )
+    if x.numel() >= 2**32:
+        raise CodecError(
+            f"comm: a message holds fewer than 2^32 values, this tensor has {x.numel()}; cut it into slices"
         )
     return x.detach().reshape(-1).to(torch.float32).contiguous()

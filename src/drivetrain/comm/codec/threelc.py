@@ -44,7 +44,8 @@ class ThreeLC:
         scale: "max" (the paper's, |x - value| <= M / 2) or "rms" (M = 4 s rms, at most s max|x|;
             values beyond 1.5 M are clamped to M).
         zero_run: the last, lossless stage.
-        scale_dtype: torch.float32, or torch.float16 (rounded up; scales up to 65504).
+        scale_dtype: torch.float32, or torch.float16 (rounded up, at most 65504; the largest value is then always sent
+            for s up to 1.998).
         crc: end messages with a CRC-32.
         native: use the native kernel where it fits; False: always torch.
 
@@ -118,7 +119,6 @@ class ThreeLC:
         return wire.HEADER_BYTES + scales + quartic_length(numel) + max(1, wire.CRC_BYTES * self.crc)
 
     def _encode(self, x_N: Tensor, residual_N: Tensor | None, value_N: Tensor | None, out: Tensor | None) -> Tensor:
-        wire.check_numel(x_N.numel())
         if self.native and kernel.fits(x_N, *(() if residual_N is None else (residual_N,))):
             return self._encode_natively(x_N, residual_N, value_N, out)
         sum_N = x_N if residual_N is None else x_N + residual_N

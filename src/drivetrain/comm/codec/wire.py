@@ -174,7 +174,7 @@ def write_message(flags: int, numel: int, block: int, scales: Tensor, payload: T
         The message, uint8, 1-D.
     """
     scales, payload = as_bytes(scales), as_bytes(payload)
-    header = Header(flags, check_numel(numel), block, payload.numel())
+    header = Header(flags, numel, block, payload.numel())
     message = message_buffer(header.size, payload.device, out)
     message[HEADER_BYTES : header.payload_start] = scales
     message[header.payload_start : header.payload_end] = payload
@@ -212,13 +212,6 @@ def as_bytes(tensor: Tensor) -> Tensor:
     # An empty tensor may have any stride, and view() is particular about strides.
     flat = tensor.reshape(-1).contiguous() if tensor.numel() else tensor.new_empty(0)
     return flat.view(torch.uint8)
-
-
-def check_numel(numel: int) -> int:
-    """Refuse more values than the header can count."""
-    if numel >= 2**32:
-        raise CodecError(f"comm: a message holds fewer than 2^32 values, this tensor has {numel}; cut it into slices")
-    return numel
 
 
 def read_floats(msg: Tensor, begin: int, count: int, dtype: torch.dtype) -> Tensor:
