@@ -153,6 +153,9 @@ class Chain(Rule):
         self.name = "+".join([part.name for part in self.before] + [rule.name])  # type: ignore[misc]
         self.resilience: Resilience = rule.resilience  # type: ignore[misc]
 
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, [*self.before, self.rule]))})"
+
     def min_n(self, f: int) -> int:
         least = self.rule.min_n(f)
         for part in reversed(self.before):

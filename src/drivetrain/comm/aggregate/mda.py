@@ -18,7 +18,9 @@ from .rule import check_option
 
 
 class MDA(DistanceRule):
-    """The mean of the (n - f)-subset of least diameter; among equal ones that of the lowest ranks.
+    """The mean of the (n - f)-subset of least diameter.
+
+    One pair sets a diameter, so several subsets often share the least one; that of the lowest ranks is taken.
 
     Args:
         limit: refuse when there are more than this many subsets, C(n, f), as the search can then take long; None never
