@@ -139,11 +139,13 @@ def test_state_survives_and_continues_bit_for_bit(tmp_path) -> None:
     one, codec, inputs = ErrorFeedback(), ThreeLC(), gradients(10)
     for x in inputs[:5]:
         one.encode(codec, "w", x)
-    torch.save(one.state_dict(), tmp_path / "state.pt")
+    state = one.state_dict()
+    torch.save(state, tmp_path / "state.pt")
     other = ErrorFeedback()
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for x in inputs[5:]:
         assert torch.equal(one.encode(codec, "w", x), other.encode(codec, "w", x))
+    assert torch.equal(state["w"], torch.load(tmp_path / "state.pt", weights_only=True)["w"])  # a copy, no view
 
 
 def test_bad_states_are_refused_whole() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from drivetrain.base.errors import InvalidValue, MissingFile
 from drivetrain.base.extras import require
 from drivetrain.base.files import atomic_path
+from drivetrain.base.progress import track
 
 from .files import StoredTensor, open_3lc, write_3lc
 from .rules import CodecRules
@@ -72,7 +73,7 @@ def encode_file(source: str | Path, target: str | Path, codecs: CodecRules | Non
     originals = _load(source)
     write_3lc(target, originals, codecs)
     coded = open_3lc(target)
-    decoded = {name: stored.decode() for name, stored in coded.items()}
+    decoded = {name: stored.decode() for name, stored in track(list(coded.items()), "decoding")}
     return FileReport(str(source), str(target), _size(source), _size(target), _compare(coded, decoded, originals))
 
 
@@ -89,7 +90,7 @@ def decode_file(source: str | Path, target: str | Path, original: str | Path | N
     """
     _check_target(source, target)
     coded = open_3lc(source)
-    decoded = {name: stored.decode() for name, stored in coded.items()}
+    decoded = {name: stored.decode() for name, stored in track(list(coded.items()), "decoding")}
     originals = _load(original) if original is not None else None
     if originals is not None:
         _check_same(originals, decoded, original)

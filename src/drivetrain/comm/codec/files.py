@@ -23,6 +23,7 @@ from torch import Tensor
 
 from drivetrain.base.errors import MissingFile
 from drivetrain.base.files import atomic_path
+from drivetrain.base.progress import track
 
 from .errors import CodecError, NonFiniteGradient, WireError, nonfinite_error
 from .messages import codec_name, decode
@@ -56,7 +57,7 @@ def write_3lc(path: str | Path, tensors: Mapping[str, Tensor], codecs: CodecRule
     codecs = codecs or CodecRules()
     header: dict[str, dict[str, Any]] = {}
     with atomic_path(path) as beside, open(beside, "wb") as file:
-        parts = {name: _encode(name, tensor, codecs) for name, tensor in tensors.items()}
+        parts = {name: _encode(name, tensor, codecs) for name, tensor in track(list(tensors.items()), "encoding")}
         offset = 0
         for name, part in parts.items():
             dtype = str(tensors[name].dtype).removeprefix("torch.")
