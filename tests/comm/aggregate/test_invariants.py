@@ -34,7 +34,7 @@ def test_order_of_workers_changes_nothing(rule, sizes):
 @given(sizes=SIZES)
 @FEW
 def test_order_of_workers_does_not_change_the_least_diameter(sizes):
-    """One pair sets a diameter, so several subsets often share the least one: MDA then takes that of the lowest ranks."""
+    """One pair sets a diameter, so several subsets often share the least: MDA takes that of the lowest ranks."""
     n, d, seed = sizes
     g = spread(n, d, seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))

@@ -100,6 +100,29 @@ def test_bulyan_takes_shrinking_means():
     near(means[:, 0], (1.0875, 1.1166667, 1.11), 1e-6)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_bulyan_takes_the_counted_distances_of_those_that_left_from_the_scores(seed):
+    """Step 2 of the kernel, written out; without the update other vectors come up after the first."""
+    n, f = 15, 3
+    g = spread(n, 6, seed, dtype=torch.float64)
+    distance = (g[:, None] - g[None]).square().sum(2).tolist()
+    company = {i: sorted((distance[i][j], j) for j in range(n) if j != i)[: n - f - 2] for i in range(n)}
+    score = {i: sum(value for value, _ in near) for i, near in company.items()}
+    frozen, means = dict(score), []
+    for k in range(n - 2 * f - 2):
+        best = sorted(score, key=score.__getitem__)
+        means.append(g[best[: n - f - 2 - k]].mean(0))
+        gone = best[0]
+        del score[gone]
+        for i in score:
+            score[i] -= sum(value for value, j in company[i] if j == gone)
+    expected = torch.stack(means)
+    torch.testing.assert_close(Bulyan().select(torch.tensor(distance), f) @ g, expected)
+    orders = sorted(frozen, key=frozen.__getitem__)
+    stale = torch.stack([g[orders[k : n - f - 2]].mean(0) for k in range(n - 2 * f - 2)])
+    assert not torch.allclose(stale, expected)  # the example can tell
+
+
 @pytest.mark.parametrize("n, f, eta", [(19, 4, 9.5568), (7, 2, 7.3485)])
 def test_variance_bounds(n, f, eta):
     assert variance_eta(n, f) == pytest.approx(eta, abs=1e-4)

@@ -18,9 +18,8 @@ from .distances import combine, squared_distances
 from .errors import RobustnessError
 from .rule import Kind, Resilience, Round, Rule, check_fault_count, check_option
 
-TIE = (
-    1e-12  # scores nearer than this, relatively, are equal: float64 sums of equal terms in another order differ by less
-)
+# Scores nearer than this, relatively, are equal: float64 sums of equal terms in another order differ by less.
+TIE = 1e-12
 
 
 def ranking(scores: Tensor) -> list[int]:
