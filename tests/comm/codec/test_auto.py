@@ -52,7 +52,8 @@ def test_many_small_latencies_prefer_one_stage_on_few_ranks() -> None:
     assert choose([MILD], nbytes=10**8, world_size=4, link=Link(1e6)).chosen.topology == "sharded"
     forced = choose([MILD], nbytes=10**8, world_size=4, link=Link(1e6), topology="allgather")
     assert forced.chosen.topology == "allgather"
-    assert all(p.topology == "sharded" for p in choose(ALL, nbytes=10**8, world_size=5, link=link).predictions)
+    routes = [{p.topology for p in choose(ALL, nbytes=1000, world_size=n, link=link).predictions[:3]} for n in (4, 5)]
+    assert routes == [{"allgather"}, {"sharded"}]
 
 
 def test_one_rank_sends_nothing() -> None:

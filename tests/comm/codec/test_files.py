@@ -72,6 +72,9 @@ def test_every_cut_and_every_changed_byte_of_the_header_is_refused_or_read(tmp_p
         broken.write_bytes(content[:length])
         with pytest.raises(WireError):
             read_3lc(broken)
+    broken.write_bytes(content + b"x")
+    with pytest.raises(WireError, match="1 bytes beyond its last tensor"):
+        read_3lc(broken)
     for at in range(16 + content[8] + 40):
         broken.write_bytes(content[:at] + bytes([content[at] ^ 0x11]) + content[at + 1 :])
         try:
