@@ -8,6 +8,7 @@ of workers changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -23,7 +24,6 @@ from .rule import NEVER, Kind, Resilience, Round, Rule
 Even = Literal["lower", "upper", "mean"]
 Center = Literal["average", "lower", "upper", "mean", "trimmed"]
 CENTERS: tuple[Center, ...] = ("average", "lower", "upper", "mean", "trimmed")  # in the order of the kernel's enum
-_CHUNK = 1 << 16  # columns that the torch version works on at once
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,27 @@ def torch_statistic(g: Tensor, mask: Tensor | None, what: Statistic) -> tuple[Te
     """The torch version of `coordinate_statistic`: any device, float32 or float64."""
     out = torch.empty(g.shape[1], dtype=g.dtype, device=g.device)
     bad, empty = torch.zeros(g.shape[0], dtype=torch.bool, device=g.device), 0
-    for start in range(0, g.shape[1], _CHUNK):
-        chunk = g[:, start : start + _CHUNK]
+    for columns in column_chunks(g):
+        chunk = g[:, columns]
         finite = torch.isfinite(chunk)
-        present = finite if mask is None else finite & mask[:, start : start + _CHUNK]
-        broken = ~finite if mask is None else ~finite & mask[:, start : start + _CHUNK]
+        present = finite if mask is None else finite & mask[:, columns]
+        broken = ~finite if mask is None else ~finite & mask[:, columns]
         bad |= broken.any(1)
         have = present.sum(0)
         values = _complete(chunk, what).to(g.dtype)
         partly = torch.nonzero(have < g.shape[0]).flatten()
         if len(partly):
-            columns = torch.where(present, chunk, torch.inf)[:, partly]
-            values[partly] = _partial(columns, have[partly], what).to(g.dtype)
+            some = torch.where(present, chunk, torch.inf)[:, partly]
+            values[partly] = _partial(some, have[partly], what).to(g.dtype)
             empty += int((have == 0).sum())
-        out[start : start + _CHUNK] = values
+        out[columns] = values
     return out, bad, empty
+
+
+def column_chunks(g: Tensor) -> Iterator[slice]:
+    """Pieces of the columns that the torch versions work on at once: few enough for a cache, or many for a GPU."""
+    size = 1 << (16 if g.device.type == "cpu" else 20)
+    return (slice(start, start + size) for start in range(0, g.shape[1], size))
 
 
 def _sorted_rows(x: Tensor, pairs: tuple[tuple[int, int], ...]) -> list[Tensor]:

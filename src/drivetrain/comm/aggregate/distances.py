@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from . import kernel
-from .coordinate import Statistic, coordinate_statistic
+from .coordinate import Statistic, column_chunks, coordinate_statistic
 from .rule import Round
 
-_CHUNK = 1 << 16
 _CANCELLED = 1e-3  # a Gram distance below this share of the two norms has lost three of float32's seven digits
 _TINY = 1e-25  # squares of float32 differences below this underflow
 
@@ -88,17 +87,18 @@ def _partial_distances(g: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, 
 
 
 def _gram_distances(g: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    n, d = g.shape
+    n = g.shape[0]
     present = torch.isfinite(g) if mask is None else torch.isfinite(g) & mask
     bad = (~torch.isfinite(g) if mask is None else ~torch.isfinite(g) & mask).any(1)
     center, _, _ = coordinate_statistic(g, mask, Statistic("mean"))
     sums, scale, common = (torch.zeros(n, n, dtype=torch.float64, device=g.device) for _ in range(3))
-    for start in range(0, d, _CHUNK):
-        here = present[:, start : start + _CHUNK]
-        values = torch.where(here, g[:, start : start + _CHUNK], 0.0)
-        x = torch.where(here, values - center[start : start + _CHUNK], 0.0)
-        if not 1e-12 < x.abs().max() < 1e15:  # squares would leave float32
-            x = torch.where(here, values.double() - center[start : start + _CHUNK].double(), 0.0)
+    rough = g.is_cuda and torch.get_float32_matmul_precision() != "highest"  # TF32 products have three digits
+    for columns in column_chunks(g):
+        here = present[:, columns]
+        values = torch.where(here, g[:, columns], 0.0)
+        x = torch.where(here, values - center[columns], 0.0)
+        if rough or not 1e-12 < x.abs().max() < 1e15:  # beyond these the squares leave float32
+            x = torch.where(here, values.double() - center[columns].double(), 0.0)
         p = here.to(x.dtype)
         squares = ((x * x) @ p.T).double()
         sums += squares + squares.T - 2 * (x @ x.T).double()
@@ -117,22 +117,22 @@ def _partial_distances_to(g: Tensor, mask: Tensor | None, point: Tensor | None) 
     present = torch.isfinite(g) if mask is None else torch.isfinite(g) & mask
     bad = (~torch.isfinite(g) if mask is None else ~torch.isfinite(g) & mask).any(1)
     sums = torch.zeros(g.shape[0], dtype=torch.float64, device=g.device)
-    for start in range(0, g.shape[1], _CHUNK):
-        x = g[:, start : start + _CHUNK].double()
+    for columns in column_chunks(g):
+        x = g[:, columns].double()
         if point is not None:
-            x = x - point[start : start + _CHUNK].double()
-        sums += torch.where(present[:, start : start + _CHUNK], x, 0.0).square().sum(1)
+            x = x - point[columns].double()
+        sums += torch.where(present[:, columns], x, 0.0).square().sum(1)
     return sums.cpu(), present.sum(1).double().cpu(), bad.cpu()
 
 
 def _torch_combine(g: Tensor, mask: Tensor | None, weights: Tensor) -> tuple[Tensor, int]:
     out = torch.empty(weights.shape[0], g.shape[1], dtype=g.dtype, device=g.device)
     unfilled = 0
-    for start in range(0, g.shape[1], _CHUNK):
-        chunk = g[:, start : start + _CHUNK]
+    for columns in column_chunks(g):
+        chunk = g[:, columns]
         present = torch.isfinite(chunk)
         if mask is not None:
-            present &= mask[:, start : start + _CHUNK]
+            present &= mask[:, columns]
         for k, row in enumerate(weights.tolist()):
             total = torch.zeros(chunk.shape[1], dtype=torch.float64, device=g.device)
             share, whole = total.clone(), 0.0
@@ -144,5 +144,5 @@ def _torch_combine(g: Tensor, mask: Tensor | None, weights: Tensor) -> tuple[Ten
             value = total * torch.where(share == whole, 1.0, whole / share)
             missing = share <= 0
             unfilled += int(missing.sum())
-            out[k, start : start + _CHUNK] = torch.where(missing, torch.nan, value).to(g.dtype)
+            out[k, columns] = torch.where(missing, torch.nan, value).to(g.dtype)
     return out, unfilled
