@@ -123,6 +123,14 @@ def test_bulyan_takes_the_counted_distances_of_those_that_left_from_the_scores(s
     assert not torch.allclose(stale, expected)  # the example can tell
 
 
+def test_bulyan_of_an_even_number_of_means_goes_by_the_upper_middle():
+    """theta = 4, beta = 2: element theta // 2 of the sorted means is 3.2; by the lower middle it would give 1.6075."""
+    g = torch.tensor([3.7, 0.4, 2.8, 2.2, 3.7, 2.1, 0.5, 1.1], dtype=torch.float64)[:, None]
+    sqdist, _ = squared_distances(Round(g, 1))
+    near((Bulyan().select(sqdist, 1) @ g)[:, 0].sort().values, (1.475, 1.74, 3.2, 3.7), 1e-12)
+    near(Bulyan()(g, 1), (3.45,), 1e-12)
+
+
 @pytest.mark.parametrize("n, f, eta", [(19, 4, 9.5568), (7, 2, 7.3485)])
 def test_variance_bounds(n, f, eta):
     assert variance_eta(n, f) == pytest.approx(eta, abs=1e-4)

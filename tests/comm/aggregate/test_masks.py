@@ -5,7 +5,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivetrain.comm.aggregate import MeaMed, Median, MultiKrum, TrimmedMean, get, kernel
+from drivetrain.comm.aggregate import (
+    MDA,
+    Bulyan,
+    MeaMed,
+    Median,
+    MultiKrum,
+    RobustnessError,
+    TooManyMissing,
+    TrimmedMean,
+    get,
+    kernel,
+)
 from drivetrain.comm.aggregate.distances import squared_distances
 from drivetrain.comm.aggregate.rule import Round
 
@@ -75,3 +86,32 @@ def test_two_rows_without_a_common_coordinate_are_infinitely_far():
     mask = torch.tensor([[True, False], [False, True], [True, True]])
     sqdist, bad = squared_distances(Round(torch.ones(3, 2), 0, mask))
     assert sqdist[0, 1] == torch.inf and sqdist[0, 2] == 0 and not bad.any()
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=label)
+def test_a_vector_that_never_arrived_counts_as_a_faulty_one(rule):
+    n = 12
+    f = faults(rule, n)
+    g, mask = spread(n, 40, seed=6), torch.ones(n, 40, dtype=torch.bool)
+    mask[:f] = False
+    g[:f] = 1e9  # must not matter
+    info: dict = {}
+    assert (rule(g, f, mask=mask, info=info) - 1).abs().max() < 1
+    assert info["lost_share"].tolist() == [1.0] * f + [0.0] * (n - f)
+    if rule.name == "average-nan":
+        return
+    mask[f] = False
+    with pytest.raises(TooManyMissing, match="sent nothing: more than the f=") as caught:
+        rule(g, f, mask=mask)
+    assert caught.value.ranks == tuple(range(f + 1))
+    if f:
+        mask[f], g[f] = True, torch.nan
+        with pytest.raises(TooManyMissing, match=f"rank {f} NaN or infinity: more than"):
+            rule(g, f, mask=mask)
+
+
+@pytest.mark.parametrize("rule", [MultiKrum(), Bulyan(), MDA()], ids=label)
+def test_distances_that_losses_leave_undefined_are_refused(rule):
+    """Each of 11 vectors has a coordinate of its own: no two can be compared, and nobody may be chosen by chance."""
+    with pytest.raises(RobustnessError, match="finite distances"):
+        rule(torch.ones(11, 11), 2, mask=torch.eye(11, dtype=torch.bool))

@@ -53,6 +53,14 @@ def test_more_than_f_are_named(rule, version):
     assert pickle.loads(pickle.dumps(later)).ranks == error.ranks
 
 
+@pytest.mark.parametrize("name", ["krum", "multi-krum", "bulyan", "mda", "cge", "geometric-median"])
+def test_one_nan_costs_a_vector_all_its_weight(name, version):
+    info: dict = {}
+    get(name)(broken(11, 40, 2, "one"), 2, info=info)
+    weights = info["weights"].reshape(-1, 11)
+    assert torch.all(weights[:, [0, 2]] == 0) and torch.all(weights.sum(1) > 0.99)
+
+
 def test_average_nan_skips_and_counts(version):
     g = torch.tensor([[1.0, torch.nan, torch.inf], [3.0, 4.0, torch.nan]])
     info: dict = {}

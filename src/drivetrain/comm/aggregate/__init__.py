@@ -4,7 +4,7 @@ from .attacks import Attack, attack_names, flip_labels, simulate
 from .bulyan import Bulyan
 from .compose import ARC, NNM, Bucketing, Chain, Clip, PreAggregator
 from .coordinate import Average, AverageNan, MeaMed, Median, Phocas, TrimmedMean
-from .errors import FaultCountError, RobustnessError, TooManyNonFinite, VectorError
+from .errors import FaultCountError, RobustnessError, TooManyMissing, TooManyNonFinite, VectorError
 from .explain import Explanation, explain
 from .geometric import CGE, CenteredClipping, GeometricMedian
 from .krum import Krum, MultiKrum
@@ -42,6 +42,7 @@ __all__ = [
     "Rule",
     "Selector",
     "Suspicion",
+    "TooManyMissing",
     "TooManyNonFinite",
     "TrimmedMean",
     "VectorError",

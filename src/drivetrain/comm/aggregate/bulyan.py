@@ -19,7 +19,7 @@ from torch import Tensor
 from .coordinate import Statistic, coordinate_statistic
 from .distances import combine
 from .errors import RobustnessError
-from .krum import DistanceRule, neighbour_scores, ranking, variance_eta
+from .krum import DistanceRule, neighbour_scores, ranking, refuse_strangers, variance_eta
 from .rule import Resilience, Round, check_option
 
 
@@ -60,6 +60,7 @@ class Bulyan(DistanceRule):
         n = len(sqdist)
         m, theta = self.sizes(n, f)
         scores, counted = neighbour_scores(sqdist, n - f - 2), _counted(sqdist, n - f - 2)
+        refuse_strangers(self.name, scores, m)
         broken = torch.isinf(scores)
         weights = torch.zeros(theta, n, dtype=torch.float64)
         for k in range(theta):

@@ -52,11 +52,12 @@ class NNM(PreAggregator):
         r.refuse_broken(bad, r.f)
         keep = r.n - r.f
         weights = torch.zeros(r.n, r.n, dtype=torch.float64)
-        for i in torch.nonzero(~bad).flatten().tolist():
+        gone = bad if r.absent is None else bad | r.absent
+        for i in torch.nonzero(~gone).flatten().tolist():
             weights[i, ranking(sqdist[i])[:keep]] = 1 / keep
         g = combine(r, weights)
-        g[bad.to(g.device)] = torch.nan
-        return replace(r, g=g, mask=None), weights
+        g[gone.to(g.device)] = torch.nan
+        return replace(r, g=g, mask=None, absent=None), weights
 
 
 class Bucketing(PreAggregator):
@@ -83,16 +84,17 @@ class Bucketing(PreAggregator):
     def prepare(self, r: Round) -> tuple[Round, Tensor]:
         _, bad = squared_distances_to(r, None)
         r.refuse_broken(bad, r.f)
+        gone = bad if r.absent is None else bad | r.absent
         order = torch.randperm(r.n, generator=torch_generator(self.seed, "bucketing", self._calls)).tolist()
         self._calls += 1
         buckets = [order[start : start + self.size] for start in range(0, r.n, self.size)]
         weights = torch.zeros(len(buckets), r.n, dtype=torch.float64)
         for bucket, members in enumerate(buckets):
-            whole = [member for member in members if not bad[member]]
+            whole = [member for member in members if not gone[member]]
             weights[bucket, whole] = 1 / max(len(whole), 1)
         g = combine(r, weights)
         g[(weights.sum(1) == 0).to(g.device)] = torch.nan
-        return replace(r, g=g, mask=None), weights
+        return replace(r, g=g, mask=None, absent=None), weights
 
 
 class Clip(PreAggregator):

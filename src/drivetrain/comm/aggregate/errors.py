@@ -49,12 +49,39 @@ class TooManyNonFinite(DrivetrainError, FloatingPointError):
         return too_many_nonfinite, (self.ranks, self.f, self.step)
 
 
+class TooManyMissing(DrivetrainError, RuntimeError):
+    """Vectors that never arrived are so many that, with the broken ones, they are more than f.
+
+    Attributes:
+        ranks: whose vectors are missing.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, where: str | None = None, ranks: Sequence[int] = ()
+    ) -> None:
+        super().__init__(message, hint=hint, where=where)
+        self.ranks = tuple(ranks)
+
+
+def too_many_missing(missing: Sequence[int], broken: Sequence[int], f: int) -> TooManyMissing:
+    """The error for nothing from `missing` and NaN or infinity from `broken`, together more than `f`."""
+    also = f", {_who(broken)} NaN or infinity" if broken else ""
+    return TooManyMissing(
+        f"comm: {_who(missing)} sent nothing{also}: more than the f={f} faulty workers that the rule tolerates",
+        hint="a missing vector counts as a faulty one: give the ranks more time, or raise f",
+        ranks=missing,
+    )
+
+
+def _who(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
+
+
 def too_many_nonfinite(ranks: Sequence[int], f: int, step: int | None = None) -> TooManyNonFinite:
     """The error for NaN or infinity from more than `f` ranks."""
     when = "" if step is None else f" at step {step}"
-    who = f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
     return TooManyNonFinite(
-        f"comm: {who} sent NaN or infinity{when}, the rule tolerates f={f} faulty workers",
+        f"comm: {_who(ranks)} sent NaN or infinity{when}, the rule tolerates f={f} faulty workers",
         hint="is the loss finite on these ranks? lower the learning rate, clip the gradients, or raise f",
         ranks=ranks,
         f=f,

@@ -46,6 +46,16 @@ def neighbour_scores(sqdist: Tensor, neighbours: int, *, squared: bool = True) -
     return (nearest if squared else nearest.sqrt()).sum(1)
 
 
+def refuse_strangers(name: str, scores: Tensor, needed: int) -> None:
+    """Raise `RobustnessError` when fewer than `needed` scores are finite: too many pairs have nothing in common."""
+    finite = int(torch.isfinite(scores).sum())
+    if finite < needed:
+        raise RobustnessError(
+            f"comm: {name} needs {needed} vectors with finite distances to their neighbours, here are {finite}",
+            hint="too many values were lost or broken; a coordinate rule, as median, needs no distances",
+        )
+
+
 def variance_eta(n: int, f: int) -> float:
     """eta(n, f): Krum and Bulyan hold while the honest standard deviation over the mean's norm is below 1 / eta."""
     return math.sqrt(2 * (n - f + (f * (n - f - 2) + f**2 * (n - f - 1)) / (n - 2 * f - 2)))
@@ -142,7 +152,9 @@ class MultiKrum(DistanceRule):
         n = len(sqdist)
         m = self.chosen(n, f)
         weights = torch.zeros(n, dtype=torch.float64)
-        weights[ranking(self.scores(sqdist, f))[:m]] = 1 / m
+        scores = self.scores(sqdist, f)
+        refuse_strangers(self.name, scores, m)
+        weights[ranking(scores)[:m]] = 1 / m
         return weights
 
     def variance_bound(self, n: int, f: int) -> float | None:

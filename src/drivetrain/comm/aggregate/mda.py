@@ -49,6 +49,11 @@ class MDA(DistanceRule):
         n = len(sqdist)
         self.check(n, f)
         chosen = least_diameter(sqdist, n - f)
+        if chosen is None:
+            raise RobustnessError(
+                f"comm: mda needs {n - f} vectors with finite distances to each other, there are not so many",
+                hint="too many values were lost or broken; a coordinate rule, as median, needs no distances",
+            )
         weights = torch.zeros(n, dtype=torch.float64)
         weights[chosen] = 1 / len(chosen)
         return weights
@@ -60,8 +65,11 @@ class MDA(DistanceRule):
         return f"{super().cost(n, f, d)}, then a search among C(n, f) = {math.comb(n, f):.2g} subsets"
 
 
-def least_diameter(sqdist: Tensor, size: int) -> list[int]:
-    """The `size` indices whose largest mutual distance is least; of equal sets (within `TIE`) that of the lowest."""
+def least_diameter(sqdist: Tensor, size: int) -> list[int] | None:
+    """The `size` indices whose largest mutual distance is least; of equal sets (within `TIE`) that of the lowest.
+
+    None when no such set has finite distances.
+    """
     values = sqdist.double().tolist()
     steps = sorted({0.0, *(value for row in values for value in row if math.isfinite(value))})
     low, high = 0, len(steps) - 1
@@ -71,9 +79,7 @@ def least_diameter(sqdist: Tensor, size: int) -> list[int]:
             low = middle + 1
         else:
             high = middle
-    chosen = _within(values, steps[low] * (1 + TIE), size)
-    assert chosen is not None, "more broken vectors than f: refused before"
-    return chosen
+    return _within(values, steps[low] * (1 + TIE), size)
 
 
 def _within(values: list[list[float]], diameter: float, size: int) -> list[int] | None:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .errors import FaultCountError, RobustnessError, VectorError, too_many_nonfinite
+from .errors import FaultCountError, RobustnessError, VectorError, too_many_missing, too_many_nonfinite
 
 Kind = Literal["coordinate", "distance", "iterative"]
 NEVER = 1 << 62  # min_n of a rule that tolerates no faulty worker
@@ -59,8 +59,10 @@ class Round:
         g: [n, d], float32 or float64, contiguous; may hold NaN and infinity.
         f: how many vectors may be faulty.
         mask: bool [n, d], True where a value arrived; None when all did.
-        info: facts for the caller: "weights", "scores", "nonfinite" (ranks), "empty" (coordinates nobody sent).
+        info: facts for the caller: "weights" [n] or [theta, n], "sqdist" [n, n], "nonfinite" (ranks), "lost_share" [n],
+            "empty" (coordinates nobody sent).
         reduce: sums a small float64 tensor over the shards of a sharded layout; the identity when there is one shard.
+        absent: bool [n], vectors of which nothing arrived; None when there is none.
     """
 
     g: Tensor
@@ -68,6 +70,7 @@ class Round:
     mask: Tensor | None = None
     info: dict[str, Any] = field(default_factory=dict)
     reduce: Reduce = lambda partial: partial
+    absent: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -78,11 +81,26 @@ class Round:
         return self.g.shape[1]
 
     def refuse_broken(self, bad_n: Tensor, allowed: int) -> None:
-        """Note the ranks with NaN or infinity (bool [n]); `TooManyNonFinite` when there are more than `allowed`."""
+        """Note the ranks with NaN or infinity (bool [n]); raise when these and the absent are more than `allowed`."""
         ranks = torch.nonzero(bad_n).flatten().tolist()
         self.info["nonfinite"] = ranks
         if len(ranks) > allowed:
             raise too_many_nonfinite(ranks, self.f)
+        if self.absent is not None:
+            missing = torch.nonzero(self.absent).flatten().tolist()
+            if len(missing) + len(ranks) > allowed:
+                raise too_many_missing(missing, ranks, self.f)
+
+    def count_lost(self) -> None:
+        """Note the share of each vector that never arrived, and which are absent; over all shards."""
+        if self.mask is None:
+            return
+        have = self.mask.sum(1).double().cpu()
+        packed = self.reduce(torch.cat([have, torch.tensor([float(self.d)], dtype=torch.float64)]))
+        have, d = packed[:-1], packed[-1]
+        self.info["lost_share"] = 1 - have / d.clamp(min=1)
+        if d > 0 and bool((have == 0).any()):
+            self.absent = have == 0
 
 
 class Rule(ABC):
@@ -151,6 +169,7 @@ class Rule(ABC):
         Raises:
             RobustnessError: n is too small for f.
             TooManyNonFinite: more than f vectors hold NaN or infinity.
+            TooManyMissing: with those of which nothing arrived they are more than f.
             FaultCountError, VectorError: f is no count; the vectors do not fit together.
         """
         matrix, dtype = as_matrix(g)
@@ -158,6 +177,7 @@ class Rule(ABC):
         r = Round(matrix, f, check_mask(mask, matrix), {} if info is None else info)
         if reduce is not None:
             r.reduce = reduce
+        r.count_lost()
         return self.aggregate(r).to(dtype)
 
     def __repr__(self) -> str:

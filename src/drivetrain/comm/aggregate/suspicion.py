@@ -110,9 +110,9 @@ class Suspicion:
         """Add a round.
 
         Args:
-            info: what a rule's call filled in: "weights" [n] or [theta, n], "nonfinite".
+            info: what a rule's call filled in: "weights" [n] or [theta, n], "nonfinite", "lost_share".
             sqdist_to_result: squared distance of each vector to the result [n] (`distances_to_result`).
-            lost_share: share of each vector that never arrived [n].
+            lost_share: share of each vector that never arrived [n]; None is info's, which a call with a mask fills in.
             ranks: which ranks took part, in the order of the vectors; None is all.
         """
         seen = torch.arange(self.world_size) if ranks is None else torch.tensor(list(ranks), dtype=torch.long)
@@ -129,6 +129,7 @@ class Suspicion:
         if sqdist_to_result is not None:
             add["measured"][seen] += 1
             add["z"][seen] += z_scores(sqdist_to_result.double().cpu().sqrt())
+        lost_share = info.get("lost_share") if lost_share is None else lost_share
         if lost_share is not None:
             add["lost"][seen] += lost_share.double().cpu()
 
