@@ -4,7 +4,7 @@
 
 Needs scikit-learn (1,797 digits of 8 x 8). Every worker holds an equal share of the training digits; the last two
 attack, knowing all honest gradients, except in the first column. Rules that tolerate nobody run with f=0. "stopped" in
-the result file: the rule refused a step (`TooManyNonFinite`), and the accuracy is that of the model before it. About 2 CPU
+the result file: the rule refused a step (`TooManyNonFinite`); the accuracy is that of the model before it. About 2 CPU
 minutes of one thread.
 """
 

@@ -143,6 +143,21 @@ def test_types_are_kept():
     assert torch.equal(Median()(list(G), 1), Median()(G, 1))
 
 
+@pytest.mark.parametrize("name", names())
+def test_the_users_defaults_change_nothing(name):
+    """A kernel that writes float32 through a pointer must not meet a float64 result, or one on another device."""
+    f = 0 if name.startswith("average") else 1
+    expected = get(name)(G, f)
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        result = get(name)(G, f)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(result, expected)
+
+
 def test_the_input_is_not_changed():
     for name in names():
         g = G.clone()

@@ -70,13 +70,12 @@ struct Piece {
             float* to = row(r);
             const int64_t ahead = std::min(end + width, in.d) - begin;
             for (int64_t c = size; c < ahead; c += 16) __builtin_prefetch(from + c, 0, 2);  // next piece
-            int wrong = 0;
+            int wrong = 0, absent = 0;
 #pragma omp simd reduction(| : wrong)
             for (int64_t c = 0; c < size; ++c) {
                 to[c] = from[c];
                 wrong |= !(std::fabs(from[c]) <= kLargest);
             }
-            int absent = 0;
             if (in.mask) {
                 const uint8_t* mask = in.mask + r * in.d + begin;
 #pragma omp simd reduction(| : absent)

@@ -45,7 +45,7 @@ def coordinates(
     g: Tensor, mask: Tensor | None, pruned: Pairs, full: Pairs, center: int, f: int, drop: int
 ) -> tuple[Tensor, Tensor, int]:
     """The result [d] of a coordinate rule, the broken rows (bool [n]), and how many coordinates nobody sent."""
-    out, bad = torch.empty(g.shape[1]), torch.zeros(g.shape[0], dtype=torch.uint8)
+    out, bad = _floats(g.shape[1]), _flags(g.shape[0])
     few, all_pairs = _pairs(pruned), _pairs(full)
     networks = few.data_ptr(), len(pruned), all_pairs.data_ptr(), len(full)
     empty = _library().aggregate_coordinates(
@@ -57,7 +57,7 @@ def coordinates(
 def distances(g: Tensor, mask: Tensor | None, *, exact: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Upper triangles [n, n] of squared distances and common coordinates; broken rows. `exact` sums in float64."""
     n = g.shape[0]
-    sums, common, bad = _doubles(n, n), _doubles(n, n), torch.zeros(n, dtype=torch.uint8)
+    sums, common, bad = _doubles(n, n), _doubles(n, n), _flags(n)
     results = sums.data_ptr(), common.data_ptr(), bad.data_ptr()
     _library().aggregate_distances(*_head(g, mask), _threads(), int(exact), *results)
     return sums, common, bad.bool()
@@ -66,7 +66,7 @@ def distances(g: Tensor, mask: Tensor | None, *, exact: bool) -> tuple[Tensor, T
 def distances_to(g: Tensor, mask: Tensor | None, point: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distances [n] to a point [d] (None: the origin), the coordinates counted in each, and the broken rows."""
     n = g.shape[0]
-    sums, common, bad = _doubles(n), _doubles(n), torch.zeros(n, dtype=torch.uint8)
+    sums, common, bad = _doubles(n), _doubles(n), _flags(n)
     where = None if point is None else point.data_ptr()
     results = sums.data_ptr(), common.data_ptr(), bad.data_ptr()
     _library().aggregate_distances_to(*_head(g, mask), where, _threads(), *results)
@@ -75,7 +75,7 @@ def distances_to(g: Tensor, mask: Tensor | None, point: Tensor | None) -> tuple[
 
 def combine(g: Tensor, mask: Tensor | None, weights: Tensor) -> tuple[Tensor, int]:
     """weights [k, n] (float64) times g: [k, d], NaN where no weighted row has a value, and how many these are."""
-    out = torch.empty(weights.shape[0], g.shape[1])
+    out = _floats(weights.shape[0], g.shape[1])
     weights = weights.contiguous()
     sizes = weights.data_ptr(), weights.shape[0], _threads()
     unfilled = _library().aggregate_combine(*_head(g, mask), *sizes, out.data_ptr())
@@ -91,11 +91,20 @@ def _head(g: Tensor, mask: Tensor | None) -> tuple[ctypes.Array[ctypes.c_void_p]
 
 @cache
 def _pairs(pairs: Pairs) -> Tensor:
-    return torch.tensor(pairs, dtype=torch.int32).reshape(-1, 2).contiguous()
+    return torch.tensor(pairs, dtype=torch.int32, device="cpu").reshape(-1, 2).contiguous()
 
 
+# The kernel writes through pointers: type and device must not follow the user's defaults.
 def _doubles(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64)
+    return torch.empty(shape, dtype=torch.float64, device="cpu")
+
+
+def _floats(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _flags(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.uint8, device="cpu")
 
 
 def _threads() -> int:

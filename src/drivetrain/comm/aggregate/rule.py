@@ -177,8 +177,9 @@ class Rule(ABC):
         r = Round(matrix, f, check_mask(mask, matrix), {} if info is None else info)
         if reduce is not None:
             r.reduce = reduce
-        r.count_lost()
-        return self.aggregate(r).to(dtype)
+        with torch.device("cpu"):  # decisions are small and made there, whatever the default device is
+            r.count_lost()
+            return self.aggregate(r).to(dtype)
 
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in vars(self).items() if not key.startswith("_"))
