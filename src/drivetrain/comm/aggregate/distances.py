@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import kernel
-from .coordinate import Statistic, column_chunks, coordinate_statistic
+from .coordinate import Statistic, column_chunks, coordinate_statistic, finite_values
 from .rule import Round
 
 _CANCELLED = 1e-3  # a Gram distance below this share of the two norms has lost three of float32's seven digits
@@ -88,22 +88,23 @@ def _partial_distances(g: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, 
 
 def _gram_distances(g: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     n = g.shape[0]
-    present = torch.isfinite(g) if mask is None else torch.isfinite(g) & mask
-    bad = (~torch.isfinite(g) if mask is None else ~torch.isfinite(g) & mask).any(1)
+    present, bad = _present(g, mask)
     center, _, _ = coordinate_statistic(g, mask, Statistic("mean"))
     sums, scale, common = (torch.zeros(n, n, dtype=torch.float64, device=g.device) for _ in range(3))
-    rough = g.is_cuda and torch.get_float32_matmul_precision() != "highest"  # TF32 products have three digits
     for columns in column_chunks(g):
         here = present[:, columns]
-        values = torch.where(here, g[:, columns], 0.0)
-        x = torch.where(here, values - center[columns], 0.0)
-        if rough or not 1e-12 < x.abs().max() < 1e15:  # beyond these the squares leave float32
-            x = torch.where(here, values.double() - center[columns].double(), 0.0)
-        p = here.to(x.dtype)
-        squares = ((x * x) @ p.T).double()
-        sums += squares + squares.T - 2 * (x @ x.T).double()
+        complete = bool(here.all())
+        x = _centred(g[:, columns], center[columns], None if complete else here)
+        gram = (x @ x.T).double()
+        if complete:
+            squares = gram.diagonal()[:, None].expand(n, n)
+            common += x.shape[1]
+        else:
+            p = here.to(x.dtype)
+            squares = ((x * x) @ p.T).double()
+            common += (p @ p.T).double()
+        sums += squares + squares.T - 2 * gram
         scale += squares + squares.T
-        common += (p @ p.T).double()
     lost = ~(sums > _CANCELLED * scale) & ~(bad[:, None] | bad[None, :])
     for i, j in torch.nonzero(torch.triu(lost, 1)).tolist():
         both = present[i] & present[j]
@@ -111,11 +112,26 @@ def _gram_distances(g: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Ten
     return sums.cpu(), common.cpu(), bad.cpu()
 
 
+def _present(g: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where a finite value arrived (bool [n, d]), and the rows in which one arrived that is not finite."""
+    finite = finite_values(g)
+    return (finite, ~finite.all(1)) if mask is None else (finite & mask, (mask & ~finite).any(1))
+
+
+def _centred(g: Tensor, center: Tensor, here: Tensor | None) -> Tensor:
+    """g - center, 0 where `here` is False; in float64 where float32 products would overflow, underflow, or be rough."""
+    x = g - center if here is None else torch.where(here, g - center, 0.0)
+    rough = g.is_cuda and torch.get_float32_matmul_precision() != "highest"  # TF32 products have three digits
+    if rough or not 1e-12 < x.abs().max() < 1e15:
+        wide = g.double() - center.double()
+        x = wide if here is None else torch.where(here, wide, 0.0)
+    return x
+
+
 def _partial_distances_to(g: Tensor, mask: Tensor | None, point: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     if kernel.fits(g):
         return kernel.distances_to(g, mask, None if point is None else point.to(torch.float32).contiguous())
-    present = torch.isfinite(g) if mask is None else torch.isfinite(g) & mask
-    bad = (~torch.isfinite(g) if mask is None else ~torch.isfinite(g) & mask).any(1)
+    present, bad = _present(g, mask)
     sums = torch.zeros(g.shape[0], dtype=torch.float64, device=g.device)
     for columns in column_chunks(g):
         x = g[:, columns].double()
@@ -130,7 +146,7 @@ def _torch_combine(g: Tensor, mask: Tensor | None, weights: Tensor) -> tuple[Ten
     unfilled = 0
     for columns in column_chunks(g):
         chunk = g[:, columns]
-        present = torch.isfinite(chunk)
+        present = finite_values(chunk)
         if mask is not None:
             present &= mask[:, columns]
         for k, row in enumerate(weights.tolist()):
