@@ -41,6 +41,7 @@ def test_a_timing_tells_its_median_spread_and_paired_ratio():
     assert (slow.median, slow.low, slow.high) == (4.0, 2.0, 60.0)
     assert slow.ratio(fast) == 2.0  # of the pairs 2, 2, 3: the slow minute cancels
     assert str(slow) == "4 s (2-60)"
+    assert str(Timing((0.1, 0.25))) == "175 ms (100-250)"
 
 
 def test_the_machine_is_named():

@@ -44,10 +44,14 @@ class Timing:
         return self.median / other.median
 
     def __str__(self) -> str:
-        digits = 3 if self.median < 0.1 else 2
         scale, unit = (1e3, "ms") if self.median < 1 else (1.0, "s")
-        low, mid, high = (f"{value * scale:.{digits}g}" for value in (self.low, self.median, self.high))
+        low, mid, high = (_figures(value * scale) for value in (self.low, self.median, self.high))
         return f"{mid} {unit} ({low}-{high})"
+
+
+def _figures(value: float) -> str:
+    """Three figures, never an exponent for what people read: 0.0123, 4.56, 123, 12345."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def interleave(
