@@ -1,4 +1,4 @@
-"""What the testbed reads, and what it refuses with a clear word: rates, queues, counts, scripts, a machine without root."""
+"""What the testbed reads and what it refuses: rates, queues, counts, scripts, a machine without root or tc."""
 
 from __future__ import annotations
 

@@ -308,7 +308,11 @@ def hand_back(result: Any) -> None:
 
 
 def rank_traffic() -> Traffic | None:
-    """Called in a rank: the bytes of its link so far, to be subtracted around a step; None where none are counted."""
+    """Called in a rank: the bytes of its link so far; None where none are counted (loopback, no testbed).
+
+    To count a step, subtract two readings with a barrier before each: a collective may return while its last bytes
+    still wait in this rank's queue, which counts them when they leave.
+    """
     folder = Path(f"/sys/class/net/{LINK}/statistics")
     if not folder.is_dir():
         return None
