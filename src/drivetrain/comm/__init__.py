@@ -1,31 +1,26 @@
-"""The exchange of gradients over slow, shared or hostile networks."""
+"""The exchange of gradients over slow, shared or hostile networks.
 
-from .codec import (
-    FP16,
-    Codec,
-    CodecError,
-    CodecRules,
-    Encoded,
-    ErrorFeedback,
-    NonFiniteGradient,
-    Raw,
-    Rule,
-    ThreeLC,
-    TopK,
-    WireError,
-)
+`Exchange` joins the parts; `drivetrain.comm.codec` and `drivetrain.comm.aggregate` hold them.
+"""
+
+from .codec import FP16, Codec, CodecError, CodecRules, ErrorFeedback, NonFiniteGradient, Raw, ThreeLC, TopK, WireError
+from .codec import Rule as CodecRule
+from .exchange import Exchange, reshard_states
+from .report import ExchangeReport
 
 __all__ = [
     "FP16",
     "Codec",
     "CodecError",
+    "CodecRule",
     "CodecRules",
-    "Encoded",
     "ErrorFeedback",
+    "Exchange",
+    "ExchangeReport",
     "NonFiniteGradient",
     "Raw",
-    "Rule",
     "ThreeLC",
     "TopK",
     "WireError",
+    "reshard_states",
 ]
