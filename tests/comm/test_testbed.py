@@ -246,6 +246,18 @@ def test_the_failing_rank_is_named_and_the_others_are_killed(two_ranks, script):
     assert "loss is NaN at step 7" in caught.value.output and "loss is NaN at step 7" in str(caught.value)
 
 
+def test_a_daemon_that_a_rank_leaves_in_its_namespace_is_killed(namespaces, script):
+    marker = f"marker-{os.getpid()}-{time.monotonic_ns()}"
+    path = script(
+        "import subprocess, sys\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(600)', sys.argv[1]]\n"
+        "subprocess.Popen(child, start_new_session=True)\n"
+    )
+    with testbed.star(1, None) as bed:
+        bed.run(path, [marker], timeout_s=60)
+        assert gone(marker)
+
+
 def test_a_killed_rank_is_named_by_its_signal(script):
     path = script("import os, signal\nprint('at step 3')\nif os.environ['RANK'] == '0': os.kill(os.getpid(), 9)\n")
     with (
@@ -302,11 +314,16 @@ def test_nothing_stays_of_a_killed_owner(namespaces, script, tmp_path, number):
     marker = f"marker-{os.getpid()}-{time.monotonic_ns()}"
     owner = tmp_path / "owner.py"
     owner.write_text(OWNER)
-    rank = script("import sys, time\ntime.sleep(600)\n")
+    rank = script(
+        "import subprocess, sys, time\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(600)', 'child-of-' + sys.argv[1]]\n"
+        "subprocess.Popen(child, start_new_session=True)\n"
+        "time.sleep(600)\n"
+    )
     process = subprocess.Popen([sys.executable, owner, rank, marker], stderr=subprocess.PIPE, start_new_session=True)
     try:
         for _ in range(600):
-            if len(ranks_of(process.pid)) == 2:
+            if len(ranks_of(process.pid)) == 2 and runs(f"child-of-{marker}"):
                 break
             time.sleep(0.05)
         assert len(ranks_of(process.pid)) == 2
@@ -314,12 +331,13 @@ def test_nothing_stays_of_a_killed_owner(namespaces, script, tmp_path, number):
         process.communicate(timeout=60)
     finally:
         process.kill()
-    assert gone(marker)
+    assert gone(f"{rank}\0{marker}")
     if number == signal.SIGKILL:
         with testbed.star(1, None):
             assert namespaces_of(process.pid) == []
             testbed.remove_stale()
             assert len(namespaces_of(os.getpid())) == 2  # of a living owner: left alone
+    assert gone(f"child-of-{marker}")  # a session of its own: found by the namespace it is in
     assert namespaces_of(process.pid) == []
 
 
