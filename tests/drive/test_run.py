@@ -135,3 +135,48 @@ def test_regression_on_a_torch_dataset_of_the_user(cli, tmp_path):
     assert result.exit_code == 0, result.stderr
     verdict = json.loads((tmp_path / "runs" / "line" / "ci" / "verdict.json").read_text())
     assert verdict["clauses"][0]["estimate"] == 1.0
+
+
+def test_workers_may_exchange_compressed_gradients_and_the_report_tells_the_bytes(cli, moons):
+    (moons / "drive.toml").write_text(
+        (moons / "drive.toml").read_text() + '\n[train.exchange]\ncodec = "3lc"\nmin_numel = 500\n'
+    )
+    result = cli("run", "drive.toml", "--set", "train.epochs=6", cwd=moons)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    run = moons / "runs" / "moons"
+    account = json.loads((run / "train" / "exchange.json").read_text())
+    assert account["steps"] == 6 * (480 // 40)
+    raw, wire = account["parameters"]["layers.2.weight"]
+    assert raw > 10 * wire
+    assert "times fewer than float32" in (run / "report.html").read_text()
+    refused = cli("run", "drive.toml", "--set", "train.exchange.aggregate=krumm", cwd=moons)
+    assert refused.exit_code == 2
+    assert "did you mean 'krum'" in refused.stderr
+
+
+def test_a_run_cut_off_under_an_exchange_keeps_what_the_codecs_held_back(moons, hashes, monkeypatch):
+    """A run of six epochs, and one that was stopped after three and resumed from its checkpoint, end alike."""
+    text = (moons / "drive.toml").read_text().replace("epochs = 3", "epochs = 6")
+    (moons / "drive.toml").write_text(text + '\n[train.exchange]\ncodec = "3lc"\nmin_numel = 500\n')
+    whole = run_drive(read_drive(moons / "drive.toml"), runs=moons / "whole").folder
+    model = moons / "model.py"
+    source = model.read_text()
+    model.write_text(
+        source.replace(
+            "return self.layers(x)",
+            "self.calls = getattr(self, 'calls', 0) + self.training\n"
+            "        import os, pathlib\n"
+            "        if 'RANK' in os.environ and self.calls == 40 and not pathlib.Path('failed').exists():\n"
+            "            pathlib.Path('failed').touch()\n"
+            "            raise RuntimeError('stopped')\n"
+            "        return self.layers(x)",
+        )
+    )
+    assert model.read_text() != source
+    monkeypatch.chdir(moons)
+    with pytest.raises(Exception, match="stopped|failed"):
+        run_drive(read_drive(moons / "drive.toml"), runs=moons / "cut")
+    cut = run_drive(read_drive(moons / "drive.toml"), runs=moons / "cut").folder
+    first, second = hashes(whole), hashes(cut)
+    same = [name for name in first if name.startswith("train/") and not name.endswith("stage.json")]
+    assert {name: first[name] for name in same} == {name: second[name] for name in same}

@@ -167,7 +167,8 @@ class Exchange:
             for piece in self._own()
             if piece.key in self.pull_feedback
         }
-        return {"format": FORMAT, "world_size": self.transport.world_size, "push": push, "pull": pull}
+        state = {"format": FORMAT, "world_size": self.transport.world_size, "push": push, "pull": pull}
+        return {**state, "account": self._account.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up residuals that `state_dict` gave on as many ranks; see `reshard_states` for another number.
@@ -187,6 +188,8 @@ class Exchange:
             if name in state["push"]
             for piece in slices
         }
+        if "account" in state:
+            self._account.load_state_dict(state["account"])
         self.push_feedback.load_state_dict(push)
         self.pull_feedback.load_state_dict(
             {piece.key: state["pull"][piece.name] for piece in self._own() if piece.name in state["pull"]}

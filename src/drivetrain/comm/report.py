@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -45,6 +45,16 @@ class ExchangeReport:
     def ratio(self) -> float:
         """How many times fewer bytes than float32."""
         return self.bytes_raw / self.bytes_wire if self.bytes_wire else 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on later must remember: steps and bytes, not seconds."""
+        parameters = {name: (cost.raw, cost.wire) for name, cost in self.parameters.items()}
+        return {"steps": self.steps, "raw": self.bytes_raw, "wire": self.bytes_wire, "parameters": parameters}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        self.steps, self.bytes_raw, self.bytes_wire = state["steps"], state["raw"], state["wire"]
+        self.parameters = {name: ParameterCost(raw, wire) for name, (raw, wire) in state["parameters"].items()}
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drivetrain import optim
@@ -30,6 +30,7 @@ from drivetrain.base.errors import DrivetrainError, RunFailed
 from drivetrain.base.files import atomic_path, write_bytes, write_json
 from drivetrain.base.modules import explain_failure
 from drivetrain.base.seeds import derive, torch_generator
+from drivetrain.comm import Exchange
 
 from .launch import StepCounter, report_error
 from .trained import build_model, loss_function
@@ -52,6 +53,7 @@ class Task:
     optimizer: str
     optimizer_options: dict[str, Any]
     schedule: str
+    exchange: dict[str, Any] | None
     seed: int
 
 
@@ -97,8 +99,14 @@ class Trainer:
         folder = Path(task.folder)
         model = build_model(task.model, task.model_options, folder, seed=task.seed, shape=task.shape)
         self.loss = loss_function(task.loss, folder)
-        self.model = DistributedDataParallel(model)
-        self.optimizer = optim.build(task.optimizer, self.model.parameters(), folder=folder, **task.optimizer_options)
+        self.model: nn.Module = model
+        self.optimizer = optim.build(task.optimizer, model.parameters(), folder=folder, **task.optimizer_options)
+        self.exchange: Exchange | None = None
+        if task.exchange is None:
+            self.parallel: nn.Module = DistributedDataParallel(model)
+        else:
+            self.exchange = Exchange(**task.exchange)
+            self.parallel, self.optimizer = self.exchange.prepare(model, self.optimizer)
         tensors = torch.load(work / "tensors.pt", mmap=True, weights_only=True)
         self.train: tuple[Tensor, Tensor] = (tensors["train_x"], tensors["train_y"])
         self.test: tuple[Tensor, Tensor] = (tensors["test_x"], tensors["test_y"])
@@ -113,8 +121,9 @@ class Trainer:
         for epoch in range(self.progress.epoch, self.task.epochs):
             self._train_epoch(epoch)
             outputs = self._predict()
+            held_back = self._held_back()
             if self.rank == 0:
-                self._close_epoch(epoch, outputs)
+                self._close_epoch(epoch, outputs, held_back)
         outputs = self._predict()
         if self.rank == 0:
             self._write_artifacts(outputs)
@@ -124,7 +133,7 @@ class Trainer:
         batch = self.task.batch_size
         order = torch.randperm(len(x), generator=torch_generator(self.task.seed, "order", epoch))
         torch.manual_seed(derive(self.task.seed, "epoch", epoch, self.rank))  # dropout and the like
-        self.model.train()
+        self.parallel.train()
         per_epoch = len(x) // batch
         for number in range(per_epoch):
             mine = order[number * batch : (number + 1) * batch][self.rank :: self.world]
@@ -139,7 +148,7 @@ class Trainer:
             group["lr"] = rate * schedule_factor(self.task.schedule, step / self.total_steps)
         self.optimizer.zero_grad()
         try:
-            loss = self.loss(self.model(x), y)
+            loss = self.loss(self.parallel(x), y)
             value = loss.item()
             if not math.isfinite(value):
                 raise RunFailed(
@@ -159,10 +168,12 @@ class Trainer:
     @torch.no_grad()
     def _predict(self) -> Tensor:
         """Outputs for the whole test split, each rank computing its share; equal on all ranks."""
-        self.model.eval()
+        self.parallel.eval()
+        for buffer in self.model.buffers():  # each rank's batch norm has seen rows of its own; rank 0's is the model's
+            dist.broadcast(buffer, 0)
         x = self.test[0]
         mine = torch.arange(self.rank, len(x), self.world)
-        parts = [self.model.module(x[rows]) for rows in mine.split(1024)]
+        parts = [self.model(x[rows]) for rows in mine.split(1024)]
         shares: list[Any] = [None] * self.world
         dist.all_gather_object(shares, (mine, torch.cat(parts)) if parts else None)
         shares = [share for share in shares if share is not None]
@@ -171,7 +182,14 @@ class Trainer:
             outputs[rows] = values
         return outputs
 
-    def _close_epoch(self, epoch: int, outputs: Tensor) -> None:
+    def _held_back(self) -> list[Any]:
+        """What each rank's exchange still owes the others: a checkpoint without it would lose it."""
+        states: list[Any] = [None] * self.world
+        if self.exchange is not None:
+            dist.all_gather_object(states, self.exchange.state_dict())
+        return states
+
+    def _close_epoch(self, epoch: int, outputs: Tensor, held_back: list[Any]) -> None:
         y = self.test[1]
         score = correct(outputs, y, self.task.task, self.task.tolerance).float().mean().item()
         test_loss = self.loss(outputs, y).item()
@@ -182,8 +200,9 @@ class Trainer:
         )
         self.progress.epoch = epoch + 1
         state = {
-            "model": self.model.module.state_dict(),
+            "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "exchange": held_back,
             "progress": vars(self.progress),
         }
         write_bytes(self.work / "checkpoint.pt", to_bytes(state))
@@ -194,17 +213,21 @@ class Trainer:
             return
         # Our own file, which may hold any optimizer's state: not limited to plain weights.
         state = torch.load(checkpoint, weights_only=False)
-        self.model.module.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.exchange is not None:
+            self.exchange.load_state_dict(state["exchange"][self.rank])
         self.progress = Progress(**state["progress"])
 
     def _write_artifacts(self, outputs: Tensor) -> None:
-        write_bytes(self.work / "model.pt", to_bytes(self.model.module.state_dict()))
+        write_bytes(self.work / "model.pt", to_bytes(self.model.state_dict()))
         predicted = predictions(outputs, self.task.task)
         with atomic_path(self.work / "predictions.npy") as beside:
             np.save(beside, predicted.numpy())
         with atomic_path(self.work / "labels.npy") as beside:
             np.save(beside, self.test[1].numpy())
+        if self.exchange is not None:
+            write_json(self.work / "exchange.json", _account(self.exchange))
         write_json(self.work / "curves.json", {"steps": self.progress.steps, "epochs": self.progress.epochs})
 
 
@@ -235,6 +258,12 @@ def to_bytes(state: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def _account(exchange: Exchange) -> dict[str, Any]:
+    """Rank 0's account of the traffic, without seconds, so that equal runs give equal bytes."""
+    report = exchange.report()
+    return {**report.state_dict(), "ratio": report.ratio, "residual_norm": report.residual_norm}
 
 
 def _optimizer_record(optimizer: torch.optim.Optimizer) -> dict[str, float]:
