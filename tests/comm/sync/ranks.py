@@ -323,7 +323,11 @@ def run(case: str, folder: Path, world: int = 2) -> list[dict]:
         )
         for rank in range(world)
     ]  # fmt: skip
-    texts = [process.communicate(timeout=120)[0] for process in ranks]
+    try:
+        texts = [process.communicate(timeout=120)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
     assert [process.returncode for process in ranks] == [0] * world, "\n".join(texts)
     return [torch.load(path, weights_only=False) if path.exists() else None for path in outputs]
 
