@@ -70,7 +70,7 @@ def test_nan_on_one_rank_is_left_out_and_healed(tmp_path):
 
 @pytest.mark.xfail(
     run=False,
-    reason="hangs now and then: one rank waits inside torch's new_group for a second LocalUpdate's group, the other has it",
+    reason="hangs now and then: one rank waits in torch's new_group for a second LocalUpdate, the other is past it",
 )
 def test_ranks_refuse_together_and_say_what(tmp_path):
     one, two = ranks.run("refusals", tmp_path)
