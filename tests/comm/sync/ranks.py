@@ -306,9 +306,48 @@ def levels(rank: int, world: int) -> dict:
     return {"inside": inside, "everywhere": everything(model, local), "rows": len(local.rows)}
 
 
+def digits(rank: int, world: int) -> dict:
+    """The digits, divided among the ranks: plain averaging, 3LC on the changes, and a hostile last rank."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x, y = torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)
+    own = slice(rank, None, world)
+    found = {}
+    for name, options in (("plain", {}), ("3lc", {"codec": "3lc"}), ("median", {"aggregator": "median", "f": 1}),
+                          ("undefended", {}), ("median 3lc", {"aggregator": "median", "f": 1, "codec": "3lc"})):  # fmt: skip
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+        local = LocalUpdate(torch.optim.SGD(model.parameters(), lr=0.3), model, "fixed:5", **options)
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(150):
+            rows = torch.randint(len(x[own]), (16,), generator=generator)
+            local.zero_grad()
+            loss = nn.functional.cross_entropy(model(x[own][rows]), y[own][rows])
+            (loss if name in ("plain", "3lc") or rank < world - 1 else -3 * loss).backward()
+            local.observe(loss.clamp(max=10))
+            local.step()
+        with torch.no_grad():
+            final = nn.functional.cross_entropy(model(x), y)
+        found[name] = {"loss": float(final), "bytes": local.report().bytes, "model": list(model.parameters())}
+    return found
+
+
 CASES = {
     case.__name__: case
-    for case in (synchronous, identical, momentum_forms, decisions, resume, delayed, broken, refusals, leaves, levels)
+    for case in (
+        synchronous,
+        identical,
+        momentum_forms,
+        decisions,
+        resume,
+        delayed,
+        broken,
+        refusals,
+        leaves,
+        levels,
+        digits,
+    )
 }
 
 

@@ -81,8 +81,6 @@ class Averager:
         self.push, self.pull = ErrorFeedback(), ErrorFeedback()
         self.bounds = even_bounds(layout.numel, self.n)  # (begin, end) of every owner
         if aggregator is not None:
-            if weights is not None:
-                raise InvalidValue("comm: a robust rule weighs the ranks itself: give weights or an aggregator")
             aggregator.check(self.n, f)
         elif f:
             raise InvalidValue(f"comm: f={f} hostile ranks need a robust aggregator", hint='aggregator="median"')

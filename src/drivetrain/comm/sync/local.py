@@ -114,11 +114,13 @@ class LocalUpdate(OptimizerWrapper):
             raise InvalidValue("comm: levels bring their own groups, and go without delay and weights per rank")
         self.delay, self.balance, self.levels = delay, balance, levels
         self.layout = Layout(model, optimizer, buffers=average_buffers, momentum=self.momentum == "average")
-        group = self._dedicated(group)
         weights = "steps" if weights is None and balance else weights
         codec = codecs.get(codec) if isinstance(codec, str) else codec
         aggregator = aggregate.get(aggregator) if isinstance(aggregator, str) else aggregator
+        if aggregator is not None and weights is not None:
+            raise InvalidValue("comm: a robust rule weighs the ranks itself: give weights or an aggregator")
         shared_weights = self._agree(model, group, weights, codec, aggregator, f, outer, block_momentum)
+        group = self._dedicated(group)  # after the comparison: making a group waits for all ranks
         options: dict[str, Any] = {
             "codec": codec, "aggregator": aggregator, "f": f, "timeout": timeout, "weights": shared_weights,
         }  # fmt: skip

@@ -197,7 +197,7 @@ class QSR:
 
     def __post_init__(self) -> None:
         _whole(self.name, "tau_min", self.tau_min)
-        if not (math.isfinite(self.c) and self.c > 0):
+        if not (isinstance(self.c, int | float) and math.isfinite(self.c) and self.c > 0):
             raise InvalidValue(f"comm: qsr: c={self.c!r}, wanted a number above 0 (try the learning rate * sqrt(tau))")
 
     @property
@@ -234,7 +234,7 @@ def _whole(rule: str, option: str, value: object, least: int = 1) -> None:
 
 
 def _within(rule: str, option: str, value: float, low: float, high: float) -> None:
-    if not low < value <= high:
+    if not (isinstance(value, int | float) and low < value <= high):
         raise InvalidValue(f"comm: {rule}: {option}={value!r}, wanted a number above {low} and at most {high}")
 
 
@@ -243,5 +243,5 @@ def _bounds(rule: str, tau0: int, interval_s: float, least: int, most: int | Non
     _whole(rule, "min", least)
     if most is not None:
         _whole(rule, "max", most, least)
-    if not (math.isfinite(interval_s) and interval_s >= 0):
+    if not (isinstance(interval_s, int | float) and math.isfinite(interval_s) and interval_s >= 0):
         raise InvalidValue(f"comm: {rule}: interval_s={interval_s!r}, wanted seconds, 0 or more")

@@ -121,6 +121,9 @@ def simulate(
             y=busy / tau, d=D, **_spread(before, mean, workers),
         )  # fmt: skip
     run.end = clock
+    if run.seconds[-1] < clock:
+        run.seconds.append(clock)
+        run.losses.append(problem.loss(mean))
     return run
 
 
