@@ -314,8 +314,15 @@ def digits(rank: int, world: int) -> dict:
     x, y = torch.tensor(x / 16, dtype=torch.float32), torch.tensor(y)
     own = slice(rank, None, world)
     found = {}
-    for name, options in (("plain", {}), ("3lc", {"codec": "3lc"}), ("median", {"aggregator": "median", "f": 1}),
-                          ("undefended", {}), ("median 3lc", {"aggregator": "median", "f": 1, "codec": "3lc"})):  # fmt: skip
+    robust = {"aggregator": "median", "f": 1}
+    cases = {
+        "plain": {},
+        "3lc": {"codec": "3lc"},
+        "undefended": {},
+        "median": robust,
+        "median 3lc": {**robust, "codec": "3lc"},
+    }
+    for name, options in cases.items():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
         local = LocalUpdate(torch.optim.SGD(model.parameters(), lr=0.3), model, "fixed:5", **options)
