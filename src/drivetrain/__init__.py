@@ -1,6 +1,7 @@
 """drivetrain: the ML systems of MLSys 2019 as one PyTorch toolkit.
 
-Rooms load at first use: `drivetrain.data`, `drivetrain.optim`, `drivetrain.ci`, `drivetrain.nets`.
+Rooms load at first use: `drivetrain.data`, `drivetrain.optim`, `drivetrain.comm`, `drivetrain.graph`, `drivetrain.ci`,
+`drivetrain.nets`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from types import ModuleType
 from .base.errors import DrivetrainError
 
 __version__ = "0.1.0"
-__all__ = ["DrivetrainError", "__version__", "ci", "data", "drive", "nets", "optim", "systems"]
+__all__ = ["DrivetrainError", "__version__", "ci", "comm", "data", "drive", "graph", "nets", "optim", "systems"]
 
 
 def __getattr__(name: str) -> ModuleType:
