@@ -16,7 +16,7 @@ def trace(rule, losses, first=2.3, lr=1.0):
     found = []
     for interval, loss in enumerate(losses):
         t = (interval + 1) * rule.interval_s
-        found.append(controller.decide(t=t, step=interval, steps=1, loss=loss, first_loss=first, lr=lr))
+        found.append(controller.decide(t=t, step=interval, steps=1, loss=loss, after=first, lr=lr))
     return found
 
 
@@ -54,9 +54,7 @@ def test_paddle_preset_by_hand(lr, loss, expected):
 def test_paddle_preset_in_a_run():
     controller = Controller(get("paddle:16"), lr0=0.1)
     steps = [(2.0, 0.1), (1.0, 0.1), (0.5, 0.01), (0.3, 0.01)]
-    found = [
-        controller.decide(t=t, step=t, steps=1, loss=loss, first_loss=2.0, lr=lr) for t, (loss, lr) in enumerate(steps)
-    ]
+    found = [controller.decide(t=t, step=t, steps=1, loss=loss, after=2.0, lr=lr) for t, (loss, lr) in enumerate(steps)]
     assert found == [4, 3, 7, 5]
 
 
@@ -105,13 +103,13 @@ def test_adacomm_only_falls_at_a_constant_rate(losses, tau0, gamma):
 def test_a_warm_up_does_not_shorten_the_period():
     controller = Controller(AdaComm(tau0=16, interval_s=0.0), lr0=0.1)
     rates = [0.2, 0.4, 0.8, 0.8]
-    found = [controller.decide(t=t, step=t, steps=1, loss=1.0, first_loss=1.0, lr=lr) for t, lr in enumerate(rates)]
+    found = [controller.decide(t=t, step=t, steps=1, loss=1.0, after=1.0, lr=lr) for t, lr in enumerate(rates)]
     assert found == [16, 16, 16, 8] and controller.lr0 == 0.8
 
 
 def test_the_rule_is_asked_once_an_interval_about_all_its_losses():
     controller = Controller(AdaComm(tau0=20, interval_s=10.0, gamma=1.0), lr0=1.0)
-    found = [controller.decide(t=t, step=t, steps=s, loss=loss, first_loss=4.0, lr=1.0)
+    found = [controller.decide(t=t, step=t, steps=s, loss=loss, after=4.0, lr=1.0)
              for t, s, loss in ((3, 3, 2.0), (6, 3, 2.0), (9, 3, 2.0), (12, 1, 12.0))]  # fmt: skip
     assert found == [20, 20, 20, math.ceil(20 * math.sqrt(3 / 4))]
 
@@ -119,7 +117,7 @@ def test_the_rule_is_asked_once_an_interval_about_all_its_losses():
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 0.0, -1.0])
 def test_a_loss_that_is_no_positive_number_keeps_tau_and_warns(loss):
     controller = Controller(AdaComm(tau0=20, interval_s=0.0), lr0=1.0)
-    controller.decide(t=0, step=1, steps=1, loss=1.0, first_loss=2.0, lr=1.0)
+    controller.decide(t=0, step=1, steps=1, loss=1.0, after=2.0, lr=1.0)
     before = controller.tau
     with pytest.warns(UserWarning, match=f"step 7 is .*tau stays {before}"):
         assert controller.decide(t=1, step=7, steps=1, loss=loss, lr=1.0) == before
@@ -127,7 +125,7 @@ def test_a_loss_that_is_no_positive_number_keeps_tau_and_warns(loss):
 
 
 def test_names_and_short_forms():
-    assert names() == ("adacomm", "adacomm-plateau", "fixed", "paddle", "post-local", "qsr")
+    assert names() == ("adacomm", "adacomm-plateau", "fixed", "marginal", "paddle", "post-local", "qsr")
     assert get("fixed:20") == Fixed(20) and get("AdaComm:tau0=7,gamma=1") == AdaComm(tau0=7, gamma=1)
     assert get("post_local:100,4") == PostLocal(100, 4) and get("adacomm-plateau") == AdaCommPlateau()
     assert get("adacomm", lr_coupling="none", max=None).lr_coupling == "none"

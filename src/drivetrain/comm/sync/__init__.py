@@ -14,8 +14,10 @@ from .delay_model import (
 )
 from .levels import Levels
 from .local import LocalUpdate
+from .marginal import Marginal
 from .missing import RankMissing
 from .plateau import AdaCommPlateau
+from .prepare import prepare_local
 from .problems import Problem, digits_cnn, digits_mlp, quadratic
 from .registry import get, names
 from .report import LocalReport, SyncRow
@@ -31,6 +33,7 @@ __all__ = [
     "LocalReport",
     "LocalState",
     "LocalUpdate",
+    "Marginal",
     "Paddle",
     "PeriodRule",
     "PostLocal",
@@ -49,6 +52,7 @@ __all__ = [
     "exponential",
     "get",
     "names",
+    "prepare_local",
     "propose_tau0",
     "quadratic",
     "seconds_per_step",

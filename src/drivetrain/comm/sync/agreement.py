@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,11 +50,15 @@ def check_agreement(
     return weights
 
 
-def share_model(layout: Layout, group: dist.ProcessGroup | None) -> None:
-    """Give all ranks the parameters and buffers of the group's first rank."""
+def share_model(layout: Layout, group: dist.ProcessGroup | None, clock: Callable[[], float]) -> float:
+    """Give all ranks the parameters and buffers of the group's first rank; the seconds until all have them."""
     source = dist.get_process_group_ranks(group)[0] if group is not None else 0
+    dist.barrier(group=group)
+    began = clock()
     for tensor in [*layout.params, *layout.buffers]:
         dist.broadcast(tensor.detach(), source, group=group)
+    dist.barrier(group=group)
+    return clock() - began
 
 
 def _same_model(first: Described, other: Described, rank: int) -> None:

@@ -2,13 +2,14 @@
 
 n ranks, P values of change, R values of the rest; rank j owns the j-th of n slices of both. Every value is combined
 once, by its owner, so all ranks end with the same bits whatever the codec or the rule. What ranks have to tell each
-other rides along: 32 bytes with every slice on the way out, from every rank to every owner; and rank 0's decision, 32
-bytes, on the way back. So the decision costs no message of its own, and it can't differ between ranks.
+other rides along: a `Note` with every slice on the way out, from every rank to every owner; and rank 0's `Decision` on
+the way back. So the decision costs no message of its own, and it can't differ between ranks.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +22,10 @@ from drivetrain.base.errors import DrivetrainError, InvalidValue
 
 from ..aggregate import Rule
 from ..codec import Codec, CodecRules, ErrorFeedback, decode, even_bounds, split_messages
+from .decision import DECISION, NOTE, Decision, Note
 from .layout import Layout
 
-NOTE = 8  # float32 values: 32 bytes
-HEAD = 4 * (NOTE + 1)  # bytes before an owner's result: the decision, and whether the owner failed
-NORM = 5  # the place of ||change||² in a note; not finite marks a change that must not be used
+HEAD = 4 * (DECISION + 1)  # bytes before an owner's result: the decision, and whether the owner failed
 Decide = Callable[[Tensor], Tensor]
 Bounds = list[tuple[int, int]]
 
@@ -37,15 +37,15 @@ class Outcome:
     Attributes:
         change: (P,) mean, or the rule's result.
         rest: (R,)
-        notes: (n, 8), of every rank.
-        decision: (8,), rank 0's.
+        notes: (n, 9), of every rank.
+        decision: rank 0's.
         sent: bytes that this rank sent to others.
     """
 
     change: Tensor
     rest: Tensor
     notes: Tensor
-    decision: Tensor
+    decision: Decision
     sent: int
 
 
@@ -57,7 +57,7 @@ class Averager:
         group: the process group; None: the default one.
         codec: for the changes, both ways, with error feedback; the rest travels as it is.
         aggregator: a robust rule in place of the mean, tolerating `f` hostile ranks.
-        weights: (n,) of the ranks; None: equal. "steps": by local steps, note 2.
+        weights: (n,) of the ranks; None: equal. "steps": by local steps. A rank without steps never counts.
         timeout: seconds; None: the group's own.
     """
 
@@ -87,25 +87,25 @@ class Averager:
         if codec is not None and layout.dtype != torch.float32:
             raise InvalidValue("comm: codecs carry float32, this model has float64 parameters")
 
-    def run(self, change: Tensor, rest: Tensor, note: Tensor, decide: Decide) -> Outcome:
+    def run(self, change: Tensor, rest: Tensor, note: Note, decide: Decide) -> Outcome:
         """Average.
 
         Args:
             change: (P,), rest: (R,), in the layout's type.
-            note: (8,) float32, this rank's.
-            decide: notes (n, 8) -> decision (8,); called on rank 0 alone.
+            note: this rank's.
+            decide: notes (n, 9) -> decision (6,); called on rank 0 alone.
 
         Raises:
             InvalidValue: a rule refused the changes.
             RuntimeError: as torch.distributed raises it when a rank is gone.
         """
         if self.n == 1:
-            notes = note.view(1, NOTE)
-            return Outcome(change, rest, notes, decide(notes), 0)
-        usable = bool(torch.isfinite(note[NORM]))
+            notes = note.tensor().view(1, NOTE)
+            return Outcome(change, rest, notes, Decision(*decide(notes).tolist()), 0)
+        usable, told = math.isfinite(note.norm), note.tensor()
         rest_bounds = even_bounds(rest.numel(), self.n)
         parts = [
-            _bytes(note, self._encode(change, owner, usable), rest[begin:end])
+            _bytes(told, self._encode(change, owner, usable), rest[begin:end])
             for owner, (begin, end) in enumerate(rest_bounds)
         ]
         received = self._to_owners(parts)
@@ -115,7 +115,7 @@ class Averager:
             mine = self._combine(received, notes, rest_bounds)
         except DrivetrainError as refusal:  # the others still wait for this slice: refuse together, after the pull
             error = refusal
-        decision = decide(notes) if self.rank == 0 else torch.zeros(NOTE)
+        decision = decide(notes) if self.rank == 0 else torch.zeros(DECISION)
         failed = torch.tensor([float(error is not None)])
         encoded = torch.zeros(0) if error is not None and self.codec is not None else self._encode_result(mine[0])
         answer = _bytes(decision, failed, encoded, mine[1])
@@ -123,18 +123,19 @@ class Averager:
         if error is not None:
             raise error
         heads = [a[:HEAD].clone().view(torch.float32) for a in answers]
-        if refused := [owner for owner, head in enumerate(heads) if head[NOTE]]:
+        if refused := [owner for owner, head in enumerate(heads) if head[DECISION]]:
             raise InvalidValue(f"comm: rank {refused[0]} could not combine its slice; its own message says why")
         results = [self._read(a[HEAD:], owner, rest_bounds) for owner, a in enumerate(answers)]
         slices, rests = zip(*results, strict=True)
-        sent = sum(part.numel() for j, part in enumerate(parts) if j != self.rank) + answer.numel() * (self.n - 1)
-        return Outcome(torch.cat(slices), torch.cat(rests), notes, heads[0][:NOTE].cpu(), sent)
+        longest = max(a.numel() for a in answers)  # answers travel at one length
+        sent = sum(part.numel() for j, part in enumerate(parts) if j != self.rank) + longest * (self.n - 1)
+        return Outcome(torch.cat(slices), torch.cat(rests), notes, Decision(*heads[0][:DECISION].tolist()), sent)
 
     def _combine(self, received: list[Tensor], notes: Tensor, rest_bounds: Bounds) -> tuple[Tensor, Tensor]:
         """The owner's work: its slices of all ranks -> one."""
         rows = [self._read(part[4 * NOTE :], self.rank, rest_bounds) for part in received]
         change_ns, rest_nr = (torch.stack(column) for column in zip(*rows, strict=True))
-        good_n = torch.isfinite(notes[:, NORM]).to(change_ns.device)
+        good_n = torch.isfinite(Note.columns(notes).norm).to(change_ns.device)
         if self.aggregator is not None:
             change_ns[~good_n] = torch.nan
             return self._aggregate(change_ns, self.bounds), self._aggregate(rest_nr, rest_bounds)
@@ -157,9 +158,12 @@ class Averager:
         return summed.to(partial.device)
 
     def _weights(self, notes: Tensor) -> Tensor:
-        if self.weights is None:
+        steps = Note.columns(notes).steps
+        if not bool((steps > 0).any()):  # a forced averaging of models that stand still
             return torch.ones(self.n)
-        return notes[:, 2].clone() if isinstance(self.weights, str) else self.weights
+        if isinstance(self.weights, str):
+            return steps.clone()
+        return (steps > 0) * (torch.ones(self.n) if self.weights is None else self.weights.to(steps.device))
 
     # -- slices as bytes ------------------------------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from drivetrain.base.errors import InvalidValue
 
 from .averager import Averager, Outcome
+from .decision import Decision
 from .report import SyncRow
 
 if TYPE_CHECKING:
     from .local import LocalUpdate
 
 FORMAT = 1
-_NUMBERS = ("tau", "_own_tau", "steps_done", "syncs", "_since_inside", "_spread")
+_NUMBERS = ("tau", "_own_tau", "steps_done", "syncs", "_since_inside", "_spread", "_own_y")
 
 
 def save(local: LocalUpdate, layout: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def save(local: LocalUpdate, layout: dict[str, Any]) -> dict[str, Any]:
         outcome, seconds = pending.result.result()
         flight = {
             "params": pending.params, "rest": pending.rest, "t": pending.t, "steps": pending.steps,
-            "outcome": vars(outcome), "seconds": seconds,
+            "outcome": {**vars(outcome), "decision": tuple(outcome.decision)}, "seconds": seconds,
         }  # fmt: skip
     between = _between(local)
     entry = {
@@ -39,7 +40,6 @@ def save(local: LocalUpdate, layout: dict[str, Any]) -> dict[str, Any]:
         "anchor": local.anchor.state_dict(),
         "push": between.push.state_dict() if between is not None else {},
         "pull": between.pull.state_dict() if between is not None else {},
-        "own_note": local._own_note.clone(),
         "flight": flight,
         "rows": [asdict(row) for row in local.rows],
     }
@@ -70,7 +70,6 @@ def restore(local: LocalUpdate, state_dict: dict[str, Any]) -> None:
     if between is not None:
         between.push.load_state_dict(entry["push"])
         between.pull.load_state_dict(entry["pull"])
-    local._own_note = entry["own_note"].clone()
     local.rows = [SyncRow(**{**row, "excluded": tuple(row["excluded"])}) for row in entry["rows"]]
     local._pending = _in_flight(entry["flight"])
 
@@ -86,5 +85,6 @@ def _in_flight(flight: dict[str, Any] | None) -> Any:
     from .local import _Pending
 
     done: Future[tuple[Outcome, float]] = Future()
-    done.set_result((Outcome(**flight["outcome"]), flight["seconds"]))
+    outcome = {**flight["outcome"], "decision": Decision(*flight["outcome"]["decision"])}
+    done.set_result((Outcome(**outcome), flight["seconds"]))
     return _Pending(flight["params"], flight["rest"], done, flight["t"], flight["steps"])

@@ -13,7 +13,11 @@ from drivetrain.base.errors import InvalidValue
 
 from .rules import LocalState, PeriodRule
 
-_KEPT = ("tau", "lr0", "lr_before", "loss0", "loss_before", "interval", "decided_at", "_loss_sum", "_loss_steps")
+_KEPT = (
+    "tau", "lr0", "lr_before", "loss0", "loss_before", "interval", "decided_at", "_loss_sum", "_loss_steps",
+    "_before", "_after", "_periods", "_weight", "_last_steps",
+)  # fmt: skip
+MEMORY = 0.8  # of the averages over averagings: about the last five count
 
 
 class Controller:
@@ -23,17 +27,22 @@ class Controller:
         rule: the period rule.
         lr0: learning rate at the start.
         budget: seconds the whole run may take, or None.
+        total_steps: local steps of the whole run, or None.
 
     Attributes:
         tau: the period in force.
         loss0: F_0; None until a loss was seen.
     """
 
-    def __init__(self, rule: PeriodRule, *, lr0: float, budget: float | None = None) -> None:
+    def __init__(
+        self, rule: PeriodRule, *, lr0: float, budget: float | None = None, total_steps: int | None = None
+    ) -> None:
         if budget is not None and not budget > 0:
             raise InvalidValue(f"comm: budget={budget!r}, wanted seconds above 0")
+        if total_steps is not None and not total_steps >= 1:
+            raise InvalidValue(f"comm: total_steps={total_steps!r}, wanted the local steps of the whole run")
         self.rule = rule
-        self.budget = budget
+        self.budget, self.total_steps = budget, total_steps
         self.tau0 = self.tau = _checked(rule, rule.tau0)
         self.lr0, self.lr_before = lr0, lr0
         self.loss0: float | None = None
@@ -41,6 +50,7 @@ class Controller:
         self.interval = 0
         self.decided_at = 0.0
         self._loss_sum, self._loss_steps = 0.0, 0
+        self._before, self._after, self._periods, self._weight, self._last_steps = 0.0, 0.0, 0.0, 0.0, 0
 
     def decide(
         self,
@@ -49,7 +59,8 @@ class Controller:
         step: int,
         steps: int,
         loss: float | None,
-        first_loss: float | None = None,
+        before: float | None = None,
+        after: float | None = None,
         lr: float,
         y: float = 0.0,
         d: float = 0.0,
@@ -62,7 +73,8 @@ class Controller:
             t: seconds since the start.
             step, steps: local steps in all, and since the last averaging.
             loss: mean training loss over those steps and all ranks; None where nobody observed any.
-            first_loss: mean over ranks of the first of them; becomes F_0 at the first call.
+            before, after: mean over ranks of the last loss before the averaging before this one, and of the first
+                after it. At the first call `after` is the first loss of the run, and becomes F_0.
             lr: learning rate now.
             y, d, disagreement, progress: see `LocalState`.
 
@@ -70,10 +82,11 @@ class Controller:
             InvalidValue: F_0 is not above the rule's f_inf, or the rule's answer is no whole number of 1 or more.
         """
         if self.loss0 is None and loss is not None:
-            self.loss0 = loss if first_loss is None else first_loss
+            self.loss0 = loss if after is None else after
         if loss is not None:
             self._loss_sum += loss * steps
             self._loss_steps += steps
+        self._remember(before, after, steps)
         if t < self.decided_at + self.rule.interval_s:
             return self.tau
         mean = self._loss_sum / self._loss_steps if self._loss_steps else None
@@ -91,7 +104,7 @@ class Controller:
                 stacklevel=2,
             )
             return self.tau
-        measured = {"y": y, "d": d, "disagreement": disagreement, "progress": progress}
+        measured = {"y": y, "d": d, "disagreement": disagreement, "progress": progress, **self._gain()}
         self.tau = self._ask(mean, lr, t, step, measured)
         self.loss_before, self.lr_before = mean, lr
         return self.tau
@@ -110,9 +123,24 @@ class Controller:
             interval=self.interval,
             step=step,
             budget=self.budget,
+            total_steps=self.total_steps,
             **measured,
         )
         return _checked(self.rule, self.rule.next(state))
+
+    def _remember(self, before: float | None, after: float | None, steps: int) -> None:
+        """Average what averagings won over the last few of them, each with the period that led to it."""
+        if before is not None and after is not None and math.isfinite(before) and math.isfinite(after):
+            self._before = MEMORY * self._before + before
+            self._after = MEMORY * self._after + after
+            self._periods = MEMORY * self._periods + self._last_steps
+            self._weight = MEMORY * self._weight + 1
+        self._last_steps = steps
+
+    def _gain(self) -> dict[str, float]:
+        if not (self._weight and self._after > 0):
+            return {}
+        return {"gain": self._before / self._after - 1, "gain_steps": self._periods / self._weight}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""

@@ -6,6 +6,7 @@ goes to its leader, the leaders average as any ranks do, and the result goes bac
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from drivetrain.base.errors import DrivetrainError, InvalidValue
 
-from .averager import NORM, NOTE, Averager, Decide, Outcome
+from .averager import Averager, Decide, Outcome
+from .decision import DECISION, NOTE, Decision, Note
 from .layout import Layout
 
 
@@ -77,7 +79,7 @@ class TwoLevels:
             for buffer, value in zip(layout.buffers, layout.pieces(flat[layout.numel :], layout.buffers), strict=True):
                 buffer.copy_(value if buffer.is_floating_point() else value.round())
 
-    def run(self, change: Tensor, rest: Tensor, note: Tensor, decide: Decide) -> Outcome:
+    def run(self, change: Tensor, rest: Tensor, note: Note, decide: Decide) -> Outcome:
         """As `Averager.run`; a change that is not finite takes its node out of this averaging."""
         flat = torch.cat([change, rest])
         self._mean(flat)
@@ -89,10 +91,10 @@ class TwoLevels:
                 flat = torch.cat([outcome.change, outcome.rest])
             except DrivetrainError as refusal:  # the node waits for this result: refuse together
                 error = refusal
-        head = torch.zeros(1 + NOTE + self.levels.nodes * NOTE, device=change.device)
+        head = torch.zeros(1 + DECISION + self.levels.nodes * NOTE, device=change.device)
         if outcome is not None:
-            head[1 : 1 + NOTE] = outcome.decision.to(head)
-            head[1 + NOTE :] = outcome.notes.flatten().to(head)
+            head[1 : 1 + DECISION] = outcome.decision.tensor().to(head)
+            head[1 + DECISION :] = outcome.notes.flatten().to(head)
         head[0] = float(error is not None)
         dist.broadcast(head, self.source, group=self.levels.inner)
         if error is not None:
@@ -101,21 +103,20 @@ class TwoLevels:
             raise InvalidValue("comm: the averaging between nodes was refused; the node's leader says why")
         dist.broadcast(flat, self.source, group=self.levels.inner)
         head = head.cpu()
-        notes = head[1 + NOTE :].view(self.levels.nodes, NOTE)
+        notes = head[1 + DECISION :].view(self.levels.nodes, NOTE)
         sent = outcome.sent if outcome is not None else 0
-        return Outcome(flat[: change.numel()], flat[change.numel() :], notes, head[1 : 1 + NOTE], sent)
+        decision = Decision(*head[1 : 1 + DECISION].tolist())
+        return Outcome(flat[: change.numel()], flat[change.numel() :], notes, decision, sent)
 
     def _mean(self, flat: Tensor) -> None:
         dist.all_reduce(flat, group=self.levels.inner)
         flat /= self.size
 
-    def _node_note(self, note: Tensor, flat: Tensor) -> Tensor:
+    def _node_note(self, note: Note, flat: Tensor) -> Note:
         """The node's note: means of losses, steps and norm, the slowest rank's Y, the shortest wait's D."""
         every = torch.empty(self.size * NOTE, device=flat.device)
-        dist.all_gather_into_tensor(every, note.to(flat.device), group=self.levels.inner)
-        notes = every.cpu().view(self.size, NOTE)
-        combined = notes.mean(0)
-        combined[3], combined[4] = notes[:, 3].max(), notes[:, 4].min()
-        if not bool(torch.isfinite(flat).all()):
-            combined[NORM] = torch.nan
-        return combined
+        dist.all_gather_into_tensor(every, note.tensor().to(flat.device), group=self.levels.inner)
+        of_ranks = Note.columns(every.cpu().view(self.size, NOTE))
+        node = Note(*(float(column.mean()) for column in of_ranks))
+        norm = node.norm if bool(torch.isfinite(flat).all()) else math.nan
+        return node._replace(y=float(of_ranks.y.max()), d=float(of_ranks.d.min()), norm=norm)

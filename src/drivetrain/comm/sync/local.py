@@ -22,14 +22,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from drivetrain.base.errors import DrivetrainError, InvalidValue, RunFailed
+from drivetrain.base.errors import DrivetrainError, InvalidValue
 
 from .. import aggregate
 from .. import codec as codecs
 from .agreement import check_agreement, share_model
 from .anchor import Anchor, MakeOuter
-from .averager import NORM, NOTE, Averager, Outcome
+from .averager import Averager, Outcome
 from .controller import Controller
+from .decision import UNKNOWN, Chair, Note
 from .layout import Layout
 from .levels import Levels, TwoLevels
 from .measure import Losses, Meter
@@ -40,8 +41,6 @@ from .rules import PeriodRule
 from .wrapper import OptimizerWrapper
 
 Momentum = Literal["auto", "reset", "average", "keep"]
-OK, RULE_FAILED, OUT_OF_STEP = 0.0, 1.0, 2.0  # the decision's second place
-_NO_LOSS = -math.inf  # in a note: this rank observed none
 
 
 @dataclass
@@ -75,7 +74,7 @@ class LocalUpdate(OptimizerWrapper):
         weights: this rank's weight in the mean, or "steps": by the local steps it did. None: equal.
         balance: ranks whose steps are faster than the slowest one's do more of them in a period.
         delay: local steps that an averaging may take beside training; the result is applied so many steps later.
-        budget: seconds of the whole run, for rules that anneal.
+        budget, total_steps: seconds, or local steps, of the whole run, for rules that anneal.
         timeout: seconds until a missing rank is an error; None: the process group's own.
         clock: seconds.
 
@@ -87,7 +86,7 @@ class LocalUpdate(OptimizerWrapper):
         self,
         optimizer: Optimizer,
         model: nn.Module,
-        rule: PeriodRule | str = "adacomm-plateau",
+        rule: PeriodRule | str = "marginal",
         *,
         group: dist.ProcessGroup | None = None,
         levels: Levels | None = None,
@@ -102,6 +101,7 @@ class LocalUpdate(OptimizerWrapper):
         balance: bool = False,
         delay: int = 0,
         budget: float | None = None,
+        total_steps: int | None = None,
         timeout: float | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -119,7 +119,7 @@ class LocalUpdate(OptimizerWrapper):
         aggregator = aggregate.get(aggregator) if isinstance(aggregator, str) else aggregator
         if aggregator is not None and weights is not None:
             raise InvalidValue("comm: a robust rule weighs the ranks itself: give weights or an aggregator")
-        shared_weights = self._agree(model, group, weights, codec, aggregator, f, outer, block_momentum)
+        shared_weights, sharing = self._agree(model, group, weights, codec, aggregator, f, outer, block_momentum, clock)
         group = self._dedicated(group)  # after the comparison: making a group waits for all ranks
         options: dict[str, Any] = {
             "codec": codec, "aggregator": aggregator, "f": f, "timeout": timeout, "weights": shared_weights,
@@ -132,15 +132,19 @@ class LocalUpdate(OptimizerWrapper):
             self.averager = TwoLevels(self.layout, levels, between)
         self.group = group
         self.anchor = Anchor(self.layout, outer, block_momentum)
-        self.controller = Controller(self.rule, lr0=self._lr(), budget=budget)
+        self.controller = Controller(self.rule, lr0=self._lr(), budget=budget, total_steps=total_steps)
+        self.chair = Chair(self.controller, f)
         self.meter, self.losses = Meter(clock), Losses()
+        # The model has just crossed the network once. That is near what an averaging takes, so the first decision has
+        # a D; a codec makes averagings so much faster that no guess is the better one.
+        self.meter.d.guess = sharing if codec is None and levels is None else 0.0
         self.tau = self._own_tau = self.controller.tau
         self.steps_done, self.syncs = 0, 0
         self._since_inside = 0
         self._spread = (0.0, 0.0)
-        self._own_note = torch.zeros(NOTE)
+        self._own_y = 0.0
+        self._ended = self._everyone_ended = False  # this rank's data has, and that of all ranks
         self._pending: _Pending | None = None
-        self._failure: DrivetrainError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="averaging") if delay else None
         self.rows: list[SyncRow] = []
 
@@ -158,6 +162,8 @@ class LocalUpdate(OptimizerWrapper):
             self.observe(loss)
         self.steps_done += 1
         self.meter.steps += 1
+        if self.steps_done == 1:
+            self.meter.first_step()
         self._since_inside += 1
         if self._pending is not None and self.meter.steps >= self.delay:
             self._finish()
@@ -181,6 +187,26 @@ class LocalUpdate(OptimizerWrapper):
             self._send()
             if not self.delay or force:
                 self._finish()
+
+    def drain(self) -> None:
+        """This rank's data has ended: join the averagings of ranks that have more, until theirs has ended too.
+
+        Every rank calls it at the end of its epoch. A rank without new steps does not count in a mean.
+
+        Raises:
+            InvalidValue: with levels or an aggregator, which count every rank.
+        """
+        if self.levels is not None or self.averager.aggregator is not None:  # type: ignore[union-attr]
+            what = "levels" if self.levels is not None else "an aggregator"
+            raise InvalidValue(
+                f"comm: drain() does not go with {what}, where every rank counts",
+                hint="give all ranks equally many batches (drop_last=True, or a DistributedSampler)",
+            )
+        self._ended, everyone = True, False
+        while not everyone:
+            self.sync(force=True)
+            everyone = self._everyone_ended
+        self._ended = False
 
     @property
     def may_decay(self) -> bool:
@@ -215,7 +241,7 @@ class LocalUpdate(OptimizerWrapper):
         t, steps = meter.elapsed(), meter.steps
         change, rest = layout.change(self.anchor.values), layout.rest()
         note = self._note(change, rest)
-        decide = partial(self._decide, t=t, step=self.steps_done, lr=self._lr(), spread=self._spread)
+        decide = partial(self.chair.decide, t=t, step=self.steps_done, lr=self._lr(), spread=self._spread)
         run = partial(self._run, change, rest, note, decide)
         if self._thread is not None:
             sent = (layout.flat(list(layout.params)), rest)
@@ -227,7 +253,7 @@ class LocalUpdate(OptimizerWrapper):
             self._pending = _Pending(None, None, done, t, steps)
 
     def _run(
-        self, change: Tensor, rest: Tensor, note: Tensor, decide: Callable[[Tensor], Tensor]
+        self, change: Tensor, rest: Tensor, note: Note, decide: Callable[[Tensor], Tensor]
     ) -> tuple[Outcome, float]:
         began = self.meter.clock()
         try:
@@ -242,80 +268,49 @@ class LocalUpdate(OptimizerWrapper):
         pending, self._pending = self._pending, None
         assert pending is not None
         outcome, seconds = pending.result.result()
-        tau, verdict, loss, y, d = outcome.decision[:5].tolist()
-        self._refuse(verdict, outcome.notes)
+        decision = outcome.decision
+        self.chair.refuse(decision, outcome.notes, self.steps_done)
+        excluded = self._excluded(outcome.notes)
         self.meter.d.add(seconds)
-        layout, excluded = self.layout, self._excluded(outcome.notes)
-        moved = None if pending.params is None else layout.flat(list(layout.params)) - pending.params
-        rest_moved = None if pending.rest is None else self._rest_moved(pending.rest)
         self._spread = _spread(outcome)
-        self.anchor.step(outcome.change)
-        layout.set_params(self.anchor.values, moved)
-        layout.set_rest(outcome.rest, rest_moved)
-        if self.momentum == "reset":
-            layout.reset_momentum()
-        self.tau = int(tau)
-        self._own_tau = self._balanced(self.tau, y)
-        observed = None if loss == _NO_LOSS else loss
+        self._apply(pending, outcome)
+        self.losses.averaged()
+        self.tau, self._everyone_ended = int(decision.tau), bool(decision.ended)
+        self._own_tau = self._balanced(self.tau, decision.y)
         self.rows.append(
-            SyncRow(pending.t, self.steps_done, pending.steps, self.tau, observed, y, d, outcome.sent, excluded)
-        )
+            SyncRow(
+                pending.t, self.steps_done, pending.steps, self.tau,
+                None if decision.loss == UNKNOWN else decision.loss, decision.y, decision.d, outcome.sent, excluded,
+            )
+        )  # fmt: skip
         self.syncs += 1
         self._since_inside = 0
         if not self.delay:
             self.meter.begin_period()
 
-    def _note(self, change: Tensor, rest: Tensor) -> Tensor:
-        """loss, first loss, steps, Y, D, ||change||² (NaN: don't use it), averagings done, 0; (8,) float32."""
-        loss, first = self.losses.take()
-        norm = float(change.double().square().sum())
+    def _apply(self, pending: _Pending, outcome: Outcome) -> None:
+        """The shared model takes its step, and this rank its values, with what it moved since it sent its own."""
+        layout = self.layout
+        moved = None if pending.params is None else layout.flat(list(layout.params)) - pending.params
+        rest_moved = None if pending.rest is None else self._rest_moved(pending.rest)
+        self.anchor.step(outcome.change)
+        layout.set_params(self.anchor.values, moved)
+        layout.set_rest(outcome.rest, rest_moved)
+        if self.momentum == "reset":
+            layout.reset_momentum()
+
+    def _note(self, change: Tensor, rest: Tensor) -> Note:
+        mean, before, after = (UNKNOWN if loss is None else loss for loss in self.losses.take())
+        norm = float(torch.linalg.vector_norm(change, dtype=torch.float64)) ** 2
         if not bool(torch.isfinite(rest).all()):
             norm = math.nan
-        values = [
-            _NO_LOSS if loss is None else loss, _NO_LOSS if first is None else first, float(self.meter.steps),
-            self.meter.y.value, self.meter.d.value, norm, float(self.syncs), 0.0,
-        ]  # fmt: skip
-        self._own_note = torch.tensor(values)
-        return self._own_note
-
-    def _decide(self, notes: Tensor, *, t: float, step: int, lr: float, spread: tuple[float, float]) -> Tensor:
-        """Rank 0: notes of all ranks -> tau, verdict, loss, Y, D."""
-        notes = notes.cpu()
-        if len(notes[:, 6].unique()) > 1:
-            return torch.tensor([0.0, OUT_OF_STEP, 0, 0, 0, 0, 0, 0])
-        seen = notes[:, 0] != _NO_LOSS
-        loss = float(notes[seen, 0].mean()) if bool(seen.any()) else None
-        # The slowest rank sets Y. It waits for nobody, so the shortest D is what averaging takes without the waiting.
-        y, d = float(notes[:, 3].max()), float(notes[:, 4].min())
-        try:
-            tau = self.controller.decide(
-                t=t, step=step, steps=round(float(notes[:, 2].mean())), loss=loss,
-                first_loss=float(notes[seen, 1].mean()) if bool(seen.any()) else None, lr=lr,
-                y=y, d=d, disagreement=spread[0], progress=spread[1],
-            )  # fmt: skip
-        except DrivetrainError as error:
-            self._failure = error
-            return torch.tensor([0.0, RULE_FAILED, 0, 0, 0, 0, 0, 0])
-        return torch.tensor([float(tau), OK, _NO_LOSS if loss is None else loss, y, d, 0, 0, 0])
-
-    def _refuse(self, verdict: float, notes: Tensor) -> None:
-        """Raise on all ranks what rank 0 found; nothing was overwritten yet."""
-        if verdict == OUT_OF_STEP:
-            raise RunFailed(
-                f"comm: the ranks have done {[int(k) for k in notes[:, 6].tolist()]} averagings, they must be equal",
-                hint="were the ranks restored from checkpoints of one step, and do all call sync() alike?",
-            )
-        if verdict == RULE_FAILED:
-            failure, self._failure = self._failure, None
-            raise failure or InvalidValue(f"comm: the period rule failed on rank 0 at step {self.steps_done}")
-        if not bool(torch.isfinite(notes[:, NORM]).any()):
-            raise RunFailed(
-                f"comm: no rank has a finite model at step {self.steps_done}",
-                hint="lower the learning rate or clip gradients; the anchor still holds the last average",
-            )
+        self._own_y = self.meter.y.value
+        return Note(
+            mean, before, after, self.meter.steps, self._own_y, self.meter.d.value, norm, self.syncs, self._ended
+        )
 
     def _excluded(self, notes: Tensor) -> tuple[int, ...]:
-        bad = torch.nonzero(~torch.isfinite(notes[:, NORM])).flatten().tolist()
+        bad = torch.nonzero(~torch.isfinite(Note.columns(notes).norm)).flatten().tolist()
         if bad:
             warnings.warn(
                 f"comm: rank {', '.join(map(str, bad))} brought NaN or infinity to the averaging at step "
@@ -332,8 +327,7 @@ class LocalUpdate(OptimizerWrapper):
 
     def _balanced(self, tau: int, y: float) -> int:
         """This rank's steps in a period: as many as fit in the time that the slowest rank needs for tau."""
-        own = float(self._own_note[3])
-        return max(1, round(tau * y / own)) if self.balance and own > 0 and y > 0 else tau
+        return max(1, round(tau * y / self._own_y)) if self.balance and self._own_y > 0 and y > 0 else tau
 
     # -- the making -----------------------------------------------------------------------------------------------
 
@@ -349,13 +343,13 @@ class LocalUpdate(OptimizerWrapper):
 
     def _agree(
         self, model: nn.Module, group: dist.ProcessGroup | None, weights: float | str | None, codec: Any,
-        aggregator: Any, f: int, outer: Any, block_momentum: float,
-    ) -> Tensor | str | None:  # fmt: skip
-        """Compare the ranks, share rank 0's model; the weights of all ranks."""
+        aggregator: Any, f: int, outer: Any, block_momentum: float, clock: Callable[[], float],
+    ) -> tuple[Tensor | str | None, float]:  # fmt: skip
+        """Compare the ranks, share rank 0's model; the weights of all ranks, and the seconds of sharing."""
         if isinstance(weights, str) and weights != "steps":
             raise InvalidValue(f'comm: weights={weights!r}, wanted a number or "steps"')
         if not (dist.is_available() and dist.is_initialized()):
-            return None
+            return None, 0.0
         options = {
             "rule": repr(self.rule), "momentum": self.momentum, "delay": self.delay, "balance": self.balance, "f": f,
             "codec": getattr(codec, "name", type(codec).__name__), "aggregator": getattr(aggregator, "name", None),
@@ -364,8 +358,8 @@ class LocalUpdate(OptimizerWrapper):
         }  # fmt: skip
         number = float(weights) if isinstance(weights, int | float) else 1.0
         shared = check_agreement(self.layout.describe(model), options, number, group)
-        share_model(self.layout, group)
-        return weights if isinstance(weights, str) or weights is None else shared
+        seconds = share_model(self.layout, group, clock)
+        return (weights if isinstance(weights, str) or weights is None else shared), seconds
 
 
 def _momentum(momentum: str, optimizer: Optimizer) -> str:
@@ -382,6 +376,6 @@ def _momentum(momentum: str, optimizer: Optimizer) -> str:
 
 def _spread(outcome: Outcome) -> tuple[float, float]:
     """mean_i ||x_i - mean x||² = mean_i ||c_i||² - ||mean c||², and ||mean c||²."""
-    norms = outcome.notes[:, NORM]
+    norms = Note.columns(outcome.notes).norm
     progress = float(outcome.change.double().square().sum())
     return max(0.0, float(norms[torch.isfinite(norms)].double().mean()) - progress), progress

@@ -1,4 +1,4 @@
-"""The default period rule: keep tau while the loss falls, halve it only where local steps are what holds the loss up.
+"""Keep tau while the loss falls, and halve it only where local steps are what holds the loss up (spec 10 §2.7).
 
 AdaComm halves tau in every interval in which the loss does not fall fast enough, also where nothing is won by it: on a
 task that can be interpolated the noise vanishes at the optimum, and a small tau only costs time (spec 10 §2.7).
@@ -56,7 +56,7 @@ class AdaCommPlateau:
             )
 
     def next(self, s: LocalState) -> int:
-        if s.budget is not None and (left := 1 - s.t_seconds / s.budget) < self.anneal:
+        if s.done is not None and (left := 1 - s.done) < self.anneal:
             return max(self.min, min(s.tau, math.ceil(s.tau0 ** max(0.0, left / self.anneal))))
         tau = max(s.tau, self.floor(s))
         if self.plateau(s) and self.disagrees(s):

@@ -7,10 +7,13 @@ from typing import Any
 
 from drivetrain.base.errors import InvalidValue, nearest, unknown_name
 
+from .marginal import Marginal
 from .plateau import AdaCommPlateau
 from .rules import QSR, AdaComm, Fixed, Paddle, PeriodRule, PostLocal
 
-_RULES: dict[str, Any] = {kind.name: kind for kind in (Fixed, PostLocal, AdaComm, AdaCommPlateau, QSR, Paddle)}
+_RULES: dict[str, Any] = {
+    kind.name: kind for kind in (Fixed, PostLocal, AdaComm, AdaCommPlateau, Marginal, QSR, Paddle)
+}
 
 
 def names() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""When to average next: six period rules as pure functions of what was measured (AdaComm §2.4, §2.7).
+"""When to average next: period rules as pure functions of what was measured (AdaComm §2.4, §2.7).
 
 A rule is asked at the first averaging point after every `interval_s` seconds (0: at every one), and answers with tau,
 the number of local steps until the next averaging. It keeps no state: equal states give equal answers.
@@ -30,7 +30,9 @@ class LocalState:
         t_seconds, interval, step: rank 0's clock since the start, intervals that ended, local steps done.
         y, d: measured seconds of a local step (slowest rank) and of an averaging; 0 where not measured yet.
         disagreement, progress: mean_i ||x_i - mean x||² at the last averaging, and ||G||², G the mean's change.
-        budget: seconds the whole run may take; None: not known.
+        gain, gain_steps: (loss just before an averaging) / (loss just after) - 1, lately, and the mean period of those
+            averagings; gain_steps is 0 where not measured yet.
+        budget, total_steps: seconds the whole run may take, and its local steps; None: not known.
     """
 
     tau: int
@@ -48,7 +50,17 @@ class LocalState:
     d: float = 0.0
     disagreement: float = 0.0
     progress: float = 0.0
+    gain: float = 0.0
+    gain_steps: float = 0.0
     budget: float | None = None
+    total_steps: int | None = None
+
+    @property
+    def done(self) -> float | None:
+        """Share of the run that is over, by its seconds or its steps; None where neither is known."""
+        by_time = self.t_seconds / self.budget if self.budget else None
+        by_steps = self.step / self.total_steps if self.total_steps else None
+        return max((share for share in (by_time, by_steps) if share is not None), default=None)
 
     @property
     def alpha(self) -> float:
@@ -236,6 +248,12 @@ def _whole(rule: str, option: str, value: object, least: int = 1) -> None:
 def _within(rule: str, option: str, value: float, low: float, high: float) -> None:
     if not (isinstance(value, int | float) and low < value <= high):
         raise InvalidValue(f"comm: {rule}: {option}={value!r}, wanted a number above {low} and at most {high}")
+
+
+def _positive(rule: str, **options: float) -> None:
+    for option, value in options.items():
+        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise InvalidValue(f"comm: {rule}: {option}={value!r}, wanted a number above 0")
 
 
 def _bounds(rule: str, tau0: int, interval_s: float, least: int, most: int | None) -> None:

@@ -6,6 +6,7 @@ clock advances by max_i(tau draws of Y) + D a period. The period rule is driven 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -87,8 +88,8 @@ def simulate(
         D: seconds of an averaging.
         T: seconds of the run, also the rule's budget.
         seed: of the initial model, the batches and the delays; independent streams.
-        lr: learning rate, or share of T that has passed -> learning rate; None: the problem's.
-        max_steps: end after so many local steps, if that comes first.
+        lr: learning rate, or share of the run that is over -> learning rate; None: the problem's.
+        max_steps: end after so many local steps, if that comes first; T may then be infinite.
 
     Raises:
         InvalidValue: an unknown rule, no workers, or no time.
@@ -97,15 +98,19 @@ def simulate(
         raise InvalidValue(f"comm: simulate: m={m}, T={T}, D={D}: wanted m >= 1, T > 0 and D >= 0")
     rate = lr if callable(lr) else lambda share: problem.lr if lr is None else lr
     rule = get(rule)
-    controller = Controller(rule, lr0=rate(0.0), budget=T)
+    controller = Controller(rule, lr0=rate(0.0), budget=T if math.isfinite(T) else None, total_steps=max_steps)
     mean = problem.initial(seed)
     batches, delays = noise_generator(seed, "batches"), noise_generator(seed, "delays")
     run = Simulation(getattr(rule, "name", type(rule).__name__), [0.0], [problem.loss(mean)])
-    clock = 0.0
+    clock, before_loss = 0.0, None
+
+    def share(step: int) -> float:
+        return max(min(clock / T, 1.0), 0.0 if max_steps is None else step / max_steps)
+
     while clock < T and (max_steps is None or run.steps < max_steps):
         tau = controller.tau if max_steps is None else min(controller.tau, max_steps - run.steps)
-        eta = rate(min(clock / T, 1.0))
-        workers, losses = _period(problem, mean, m, tau, eta, batches)
+        rates = [rate(share(run.steps + k)) for k in range(tau)]
+        workers, losses = _period(problem, mean, m, rates, batches)
         busy = _compute_seconds(Y, m, tau, delays)
         before, mean = mean, {key: p.mean(0) for key, p in workers.items()}
         clock += busy + D
@@ -113,13 +118,14 @@ def simulate(
         run.syncs += 1
         run.communication += D
         run.periods.append((clock, tau))
-        if clock >= len(run.losses) * T / MARKS or clock >= T:
+        if share(run.steps) >= min(len(run.losses) / MARKS, 1.0):
             run.seconds.append(clock)
             run.losses.append(problem.loss(mean))
         controller.decide(
-            t=clock, step=run.steps, steps=tau, loss=float(losses.mean()), first_loss=float(losses[0]), lr=eta,
-            y=busy / tau, d=D, **_spread(before, mean, workers),
+            t=clock, step=run.steps, steps=tau, loss=float(losses.mean()), before=before_loss,
+            after=float(losses[0]), lr=rates[-1], y=busy / tau, d=D, **_spread(before, mean, workers),
         )  # fmt: skip
+        before_loss = float(losses[-1])
     run.end = clock
     if run.seconds[-1] < clock:
         run.seconds.append(clock)
@@ -128,12 +134,12 @@ def simulate(
 
 
 def _period(
-    problem: Problem, mean: Params, m: int, tau: int, eta: float, batches: torch.Generator
+    problem: Problem, mean: Params, m: int, rates: list[float], batches: torch.Generator
 ) -> tuple[Params, Tensor]:
-    """tau local steps of all workers from the same model; the mean loss of each step (tau,)."""
+    """A local step a rate, of all workers from the same model; the mean loss of each step (tau,)."""
     workers = {key: p.expand(m, *p.shape).clone() for key, p in mean.items()}
     losses = []
-    for _ in range(tau):
+    for eta in rates:
         gradients, loss = problem.step(workers, batches)
         for key, p in workers.items():
             p.sub_(gradients[key], alpha=eta)
