@@ -3,48 +3,73 @@
     slice -> encode (error feedback) -> push to the owner -> aggregate decoded vectors -> encode -> pull -> decode
 
 Push is a reduce-scatter and pull an all-gather, so a rank sends 2(n-1)/n of the compressed gradient. Every rank decodes
-the same pulled bytes, so replicas stay bit-identical whatever the codec loses.
-Sources: 3LC (spec 01 §2.6), AggregaThor (spec 06 §2.6). n ranks, d values.
+the same pulled bytes, so replicas stay bit-identical whatever the codec loses. This file is the face; `pipeline` is one
+exchange, `coder` the codecs in it, `hook` DDP's side, `liveness` who is gone.
+Sources: 3LC (spec 01 §2.6), AggregaThor (spec 06 §2.6). n ranks.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from drivetrain.base.errors import InvalidValue, unknown_name
+from drivetrain.base.errors import DrivetrainError, InvalidValue, unknown_name
 
 from . import aggregate as aggregation
-from .aggregate import Rule, Suspicion, distances_to_result
-from .codec import Codec, CodecRules, ErrorFeedback, NonFiniteGradient, Raw, decode, reshard_pull, reshard_push
+from . import state as states
+from . import transport as transports
+from .aggregate import Quarantine, Rule
+from .agreement import check_models, refuse_sparse, sparse_gradient
+from .codec import Codec, CodecRules, NonFiniteGradient
 from .codec import Rule as CodecRule
-from .codec.wire import split_messages
-from .report import ExchangeReport, ParameterCost
-from .slices import Slice, cut
-from .transport import Collective
-
-FORMAT = 1
+from .coder import Coder
+from .courier import Courier
+from .delta import DeltaOptimizer
+from .differences import Differences, is_sparse
+from .hook import Hook
+from .link import LinkProbe
+from .liveness import Liveness
+from .momentum import WorkerMomentum
+from .options import EVERY_STEP, OnNonFinite, Options, Pull, Topology
+from .pipeline import Pipeline
+from .report import ExchangeReport
+from .slices import Layout, Trust, Unit
+from .transport import Collective, Transport
 
 
 class Exchange:
     """One pipeline for all gradient traffic.
 
     Args:
-        codec: a name ("3lc", "raw", "fp16", "topk"), a codec object, or `CodecRules`.
+        codec: a name ("3lc", "raw", "fp16", "topk"), a codec object, `CodecRules`, or "auto": measure the link, then
+            the mildest codec that is about as fast as any; plain all-reduce where that is fastest.
         aggregate: a rule by name ("average", "multi-krum", "nnm+median", ...) or object; rules see decoded vectors.
         f: how many ranks may be faulty.
-        route, schedule, sync, transport: "flat", "fifo", "every-step" and "collective" so far; others are refused.
+        trust: who aggregates. "sharded": every rank a part. "server": rank 0, which must be trusted, all of it.
+            "replicated": every rank all of it, and ranks compare what they received: nobody is trusted.
+        route, schedule: "flat" and "fifo" so far; others are refused.
+        sync: "every-step", or a rule for averaging models now and then ("adacomm", "fixed:20"; `prepare` only).
+        transport: a name or a `Transport` object.
+        deadline_s: seconds after which a message counts as missing, on transports that can go on without it.
+        topology: "sharded", or "allgather": every rank gets all messages, one latency less, n/2 times the bytes.
+            "auto": allgather for 2 ranks, where the bytes are the same, and where codec="auto" measured a fast link.
+        pull: "gradient": the mean gradient travels back, and any optimizer runs on it. "delta": owners run the
+            optimizer on their parts and the change travels back (`prepare` only, elementwise optimizers).
+        quarantine: when a rank is left out for good; a `Quarantine`, True for its defaults, None for never.
+        momentum: of each worker's gradient before a robust rule sees it.
+        on_nonfinite: "raise" on all ranks, or "skip" the step on all ranks; nothing is changed in either case.
+        warmup_steps: steps that go uncompressed at first.
         rules: codec rules by parameter, before `codec`.
-        min_numel: parameters with fewer values are sent raw, and whole to one owner.
-        pull_codec: codec of the aggregated gradient; by default the same as `codec`.
+        min_numel: parameters with fewer values are sent raw, joined.
         timeout_s: a rank that is silent for so long is taken for dead.
 
     Raises:
-        InvalidValue: an unknown name, or a rule that n ranks can't hold against f faulty ones.
+        InvalidValue: an unknown name, parts that don't go together (with the reason), or a rule that n ranks can't hold
+            against f faulty ones.
     """
 
     def __init__(
@@ -53,52 +78,96 @@ class Exchange:
         aggregate: str | Rule = "average",
         *,
         f: int = 0,
+        trust: Trust = "sharded",
         route: str = "flat",
         schedule: str = "fifo",
-        sync: str = "every-step",
-        transport: str = "collective",
+        sync: Any = EVERY_STEP,
+        transport: str | Transport = "collective",
+        deadline_s: float | None = None,
+        topology: Topology = "auto",
+        pull: Pull = "gradient",
+        quarantine: Quarantine | bool | None = None,
+        momentum: float = 0.0,
+        on_nonfinite: OnNonFinite = "raise",
+        warmup_steps: int = 0,
         rules: Iterable[CodecRule] = (),
         min_numel: int = 1024,
         timeout_s: float = 300.0,
     ) -> None:
-        for slot, found, known in (
-            ("route", route, "flat"),
-            ("schedule", schedule, "fifo"),
-            ("sync", sync, "every-step"),
-            ("transport", transport, "collective"),
-        ):
+        for slot, found, known in (("route", route, "flat"), ("schedule", schedule, "fifo")):
             if found != known:
                 raise unknown_name(f"comm: {slot}", found, [known])
-        self.codecs = codec if isinstance(codec, CodecRules) else CodecRules(codec, rules, min_numel=min_numel)
+        auto = isinstance(codec, str) and codec.casefold() == "auto"
+        named = "raw" if auto else codec
+        self.codecs = named if isinstance(named, CodecRules) else CodecRules(named, rules, min_numel=min_numel)
         self.rule = aggregation.get(aggregate)
-        self.f = f
-        self.transport = Collective(timeout_s)
-        self.rule.check(self.transport.world_size, f)
-        self.push_feedback, self.pull_feedback = ErrorFeedback(), ErrorFeedback()
-        self.suspicion = Suspicion(self.transport.world_size)
+        quarantine = Quarantine() if quarantine is True else quarantine or None
+        self.options = Options(
+            f=f, trust=trust, topology=topology, pull=pull, on_nonfinite=on_nonfinite, warmup_steps=warmup_steps,
+            momentum=momentum, timeout_s=timeout_s, quarantine=quarantine, auto=auto, sync=sync,
+        )  # fmt: skip
+        self.transport = transports.get(transport, timeout_s, deadline_s)
+        lossy, late = self.transport.lossy, getattr(self.transport, "deadline_s", None) is not None
+        self.options.check(self.rule, self.codecs, self.transport.world_size, lossy=lossy, may_miss=lossy or late)
         self._account = ExchangeReport()
-        self._slices: dict[str, list[Slice]] = {}
-        self._codec_of: dict[str, Codec] = {}
+        differences = Differences() if f and self.rule.kind == "coordinate" and self._any_sparse() else None
+        self.coder = Coder(self.transport.world_size, self._account, lossy=lossy, differences=differences)
+        self.pipeline = Pipeline(
+            self.transport, self.coder, self.rule, self._account, f=f, trust=trust, quarantine=quarantine
+        )
+        self.courier = Courier()
+        self.momentum = WorkerMomentum(momentum) if momentum else None
+        self.probe = LinkProbe(self.transport) if auto and self.transport.world_size > 1 else None
+        self.plain = auto  # an all-reduce in place of the pipeline
+        self._order: list[str] = []
+        self._sizes: list[tuple[str, int]] = []
+        self._layout: Layout | None = None
+        self._liveness: Liveness | None = None
+        self._delta: DeltaOptimizer | None = None
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Make `optimizer.step()` exchange gradients first; all ranks start from rank 0's parameters and buffers.
 
+        Returns:
+            The model and the optimizer to train with: the same, or with `sync` a `LocalUpdate` around the optimizer.
+
         Raises:
             InvalidValue: models differ between ranks; checked before any gradient travels.
+            UnsupportedTensor: a layer makes sparse gradients; names the parameter.
         """
+        if self.options.sync != EVERY_STEP:
+            return model, self._local(model, optimizer)
+        refuse_sparse(model)
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.register(named)
         for tensor in (*(p.data for p in model.parameters()), *model.buffers()):
             self.transport.broadcast(tensor)
+        if self.options.pull == "delta":
+            self._delta = DeltaOptimizer(optimizer, dict(named), self._units(self._order), self.transport.rank)
+            self.pipeline.transform = self._delta
 
         def exchange(*_: Any) -> None:
             for _name, parameter in named:
                 if parameter.grad is None:  # unused in this step: a zero input, so its residual still drains
                     parameter.grad = torch.zeros_like(parameter)
-            self.reduce({name: parameter.grad for name, parameter in named if parameter.grad is not None})
+            counted = self.reduce({name: parameter.grad for name, parameter in named if parameter.grad is not None})
+            for _name, parameter in named:
+                if counted and self._delta is not None and parameter.grad is not None:
+                    parameter.data.add_(parameter.grad)
+                if not counted or self._delta is not None:
+                    parameter.grad = None  # the optimizer's own step then passes over it
 
         optimizer.register_step_pre_hook(exchange)
         return model, optimizer
+
+    def attach(self, ddp: DistributedDataParallel) -> None:
+        """Make this exchange the communication hook of a DDP model; it replaces DDP's all-reduce.
+
+        Raises:
+            InvalidValue: options that a hook can't hold, with the reason; a hook or another group is there already.
+            UnsupportedTensor: a layer makes sparse gradients; names the parameter.
+        """
+        Hook(self, ddp).register()
 
     def register(self, named: Sequence[tuple[str, Tensor]]) -> None:
         """Fix the parameters that will be exchanged; the same names and shapes on every rank.
@@ -106,69 +175,82 @@ class Exchange:
         Raises:
             InvalidValue: they differ; names the first rank and parameter that does.
         """
-        listed = "\n".join(f"{name} {tuple(p.shape)} {p.dtype}" for name, p in named)
-        found = self.transport.same_everywhere(listed)
-        for rank, other in enumerate(found):
-            if other != found[0]:
-                raise InvalidValue(_first_difference(rank, found[0], other))
-        sizes = [(name, p.numel()) for name, p in named]
-        self._codec_of = self.codecs.assign(sizes)
-        small = {name for name, numel in sizes if numel < self.codecs.min_numel}
-        raw = {name for name, codec in self._codec_of.items() if isinstance(codec, Raw)}
-        self._slices = cut(sizes, self.transport.world_size, small & raw)
+        kind = f"{self.rule!r} {self.codecs.default!r} {self.options}"
+        check_models(self.transport, named, kind)
+        self._order = [name for name, _ in named]
+        self._sizes = [(name, p.numel()) for name, p in named]
+        self._lay_out(self.options.topology)
+        if self._liveness is None and isinstance(self.transport, Collective):
+            self._liveness = Liveness(
+                self.transport.rank, self.transport.world_size, self.options.timeout_s, self.courier.fail
+            )
+            self._liveness.start()
 
-    def reduce(self, gradients: Mapping[str, Tensor]) -> None:
+    def reduce(self, gradients: Mapping[str, Tensor]) -> bool:
         """Replace each rank's gradients by the aggregate of all ranks', in place.
 
+        Returns:
+            Whether the step counts: False where all ranks skip it, gradients as they were.
+
         Raises:
-            NonFiniteGradient: with f = 0, a rank's gradient is not finite: raised on every rank, nothing was changed.
-                With f > 0 such a rank counts as one of the faulty ones.
+            NonFiniteGradient: more than f ranks have values that are not finite: raised on every rank, nothing was
+                changed. WireError: a message to this rank was broken. RunFailed: a rank is gone or failed, by name.
         """
+        return self.courier.submit(lambda: self.exchange_now(gradients)).result()
+
+    def exchange_now(self, gradients: Mapping[str, Tensor]) -> bool:
+        """`reduce` in the calling thread: what the courier does."""
         account = self._account
-        with account.timed("encode"):
-            outgoing = self._encode(gradients)
-        before = self.transport.sent
-        with account.timed("push"):
-            incoming = self.transport.push(outgoing)
-        absent = [rank for rank, message in enumerate(incoming) if message is None]
-        if len(absent) > self.f:
-            raise NonFiniteGradient(
-                f"comm: the gradient of rank {', '.join(map(str, absent))} is not finite in exchange {account.steps}",
-                hint="no rank changed anything; a robust rule with f > 0 goes on without such ranks",
-            )
-        mine = [piece for slices in self._slices.values() for piece in slices if piece.owner == self.transport.rank]
-        with account.timed("aggregate"):
-            result = self._aggregate(incoming, mine)
-        with account.timed("pull"):
-            answers = self.transport.pull(self._encode_result(result, mine))
-        with account.timed("decode"):
-            self._write(answers, gradients)
+        if self._liveness is not None:
+            self._liveness.step = account.steps
+        for name, gradient in gradients.items():
+            if gradient.layout != torch.strided:
+                raise sparse_gradient(name)
+        try:
+            if self.plain:
+                self._all_reduce(gradients)
+            else:
+                self._exchange(gradients, account.steps)
+        except NonFiniteGradient:
+            account.steps += 1
+            if self.options.on_nonfinite == "skip":
+                account.skipped += 1
+                return False
+            raise
+        except DrivetrainError as error:
+            if self._liveness is not None:
+                self._liveness.tell(error)
+            raise
+        except RuntimeError as error:
+            raise self._liveness.explain(error) if self._liveness is not None else error from None
         account.steps += 1
-        account.bytes_wire += self.transport.sent - before
-        values = sum(gradient.numel() for gradient in gradients.values())
-        n = self.transport.world_size
-        account.bytes_raw += 2 * (n - 1) * 4 * values // n
+        return True
 
     def report(self) -> ExchangeReport:
         """The account so far."""
-        self._account.residual_norm = {"push": self.push_feedback.norm(), "pull": self.pull_feedback.norm()}
-        self._account.suspicion = self.suspicion.report()
-        return self._account
+        account, coder = self._account, self.coder
+        account.residual_norm = {"push": coder.push_feedback.norm(), "pull": coder.pull_feedback.norm()}
+        if self._layout is not None:
+            for name, slices in self._layout.slices.items():
+                if name in account.parameters:
+                    norms = [coder.push_feedback.norm(piece.key) for piece in slices]
+                    account.parameters[name].residual = sum(norm**2 for norm in norms) ** 0.5
+        account.suspicion = self.pipeline.suspicion.report() if self.options.f else []
+        account.quarantined = list(self.pipeline.left_out)
+        return account
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's residuals by parameter name, as torch.save takes them."""
-        push = {
-            name: torch.cat([self.push_feedback.residuals[piece.key] for piece in slices])
-            for name, slices in self._slices.items()
-            if all(piece.key in self.push_feedback for piece in slices)
-        }
-        pull = {
-            piece.name: self.pull_feedback.residuals[piece.key].clone()
-            for piece in self._own()
-            if piece.key in self.pull_feedback
-        }
-        state = {"format": FORMAT, "world_size": self.transport.world_size, "push": push, "pull": pull}
-        return {**state, "account": self._account.state_dict()}
+        layout, coder = self._laid_out(), self.coder
+        state = states.save(layout, self.transport.rank, coder.push_feedback, coder.pull_feedback)
+        state |= {"account": self._account.state_dict(), "suspicion": self.pipeline.suspicion.state_dict()}
+        if coder.differences is not None:
+            state["differences"] = coder.differences.state_dict()
+        if self.momentum is not None:
+            state["momentum"] = {name: values.clone() for name, values in self.momentum.means.items()}
+        if self._delta is not None:
+            state["delta"] = self._delta.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up residuals that `state_dict` gave on as many ranks; see `reshard_states` for another number.
@@ -176,112 +258,98 @@ class Exchange:
         Raises:
             InvalidValue: another format or number of ranks.
         """
-        if state.get("format") != FORMAT or state["world_size"] != self.transport.world_size:
-            raise InvalidValue(
-                f"comm: this state is of format {state.get('format')} and {state.get('world_size')} ranks, here are "
-                f"format {FORMAT} and {self.transport.world_size} ranks",
-                hint="reshard_states(states, world_size) keeps the sum of all residuals",
-            )
-        push = {
-            piece.key: state["push"][name][piece.begin : piece.end]
-            for name, slices in self._slices.items()
-            if name in state["push"]
-            for piece in slices
-        }
+        coder = self.coder
+        states.load(state, self._laid_out(), self.transport.rank, coder.push_feedback, coder.pull_feedback)
         if "account" in state:
             self._account.load_state_dict(state["account"])
-        self.push_feedback.load_state_dict(push)
-        self.pull_feedback.load_state_dict(
-            {piece.key: state["pull"][piece.name] for piece in self._own() if piece.name in state["pull"]}
+        if "suspicion" in state:
+            self.pipeline.suspicion.load_state_dict(state["suspicion"])
+        if coder.differences is not None and "differences" in state:
+            coder.differences.load_state_dict(state["differences"])
+        if self.momentum is not None:
+            self.momentum.means = dict(state.get("momentum", {}))
+        if self._delta is not None and "delta" in state:
+            self._delta.load_state_dict(state["delta"])
+
+    def close(self) -> None:
+        """End the threads; other ranks will not take this one for dead."""
+        self.courier.close()
+        if self._liveness is not None:
+            self._liveness.close()
+        self.transport.close()
+
+    def _exchange(self, gradients: Mapping[str, Tensor], step: int) -> None:
+        self.coder.plain = step < self.options.warmup_steps
+        units = self._units(gradients)
+        if self.momentum is None:
+            self.pipeline.run(units, gradients, self._order, step)
+            return
+        means = self.momentum.of(gradients)
+        results = {name: mean.clone() for name, mean in means.items()}
+        self.pipeline.run(units, results, self._order, step)
+        self.momentum.keep(means)
+        for name, result in results.items():
+            gradients[name].detach().copy_(result)
+
+    def _all_reduce(self, gradients: Mapping[str, Tensor]) -> None:
+        """codec="auto" before its decision, and after one for no codec."""
+        account = self._account
+        flat = torch.cat([gradients[name].detach().reshape(-1).float() for name in self._order if name in gradients])
+        before = self.transport.sent
+        with account.timed("push"):
+            if self.probe is not None:
+                own = flat.clone()
+                self.probe.mean(flat)
+            else:
+                self.transport.sum(flat).div_(self.transport.world_size)
+        sizes = [gradients[name].numel() for name in self._order if name in gradients]
+        for name, part in zip([n for n in self._order if n in gradients], flat.split(sizes), strict=True):
+            gradients[name].detach().copy_(part.view_as(gradients[name]))
+        account.bytes_wire += self.transport.sent - before
+        account.bytes_raw += self.transport.sent - before
+        if self.probe is not None and self.probe.ready:
+            chosen = self.probe.decide(own, 4 * own.numel())
+            self.probe, self.plain = None, chosen.codec is None
+            account.decision = chosen.reason
+            if chosen.codec is not None:
+                rules, least = self.codecs.rules, self.codecs.min_numel
+                self.codecs = CodecRules(chosen.codec, rules, min_numel=least)
+                self._lay_out(chosen.topology)
+
+    def _lay_out(self, topology: str) -> None:
+        n, trust = self.transport.world_size, self.options.trust
+        # Two ranks send as many bytes either way, and without a pull stage lose less and wait once.
+        both = topology == "auto" and n == 2 and not self.options.f and self.options.pull == "gradient"
+        self.pipeline.to_all = trust == "replicated" or (trust == "sharded" and (topology == "allgather" or both))
+        self.pipeline.to_all = self.pipeline.to_all and not self.pipeline.may_miss
+        codecs = self.codecs.assign(self._sizes)
+        self._layout = Layout(
+            self._sizes, codecs, n, "replicated" if self.pipeline.to_all else trust, self.codecs.min_numel
         )
 
-    def _own(self) -> list[Slice]:
-        return [piece for slices in self._slices.values() for piece in slices if piece.owner == self.transport.rank]
+    def _units(self, names: Iterable[str]) -> list[Unit]:
+        return self._laid_out().batch(names)
 
-    def _encode(self, gradients: Mapping[str, Tensor]) -> list[Tensor] | None:
-        """One message an owner; None, with all residuals as they were, when a value is not finite."""
-        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values()):
-            return None
-        messages: list[list[Tensor]] = [[] for _ in range(self.transport.world_size)]
-        for name, slices in self._slices.items():
-            flat = gradients[name].detach().reshape(-1)
-            cost = self._account.parameters.setdefault(name, ParameterCost())
-            for piece in slices:
-                message = self._message(self.push_feedback, piece, flat[piece.begin : piece.end])
-                messages[piece.owner].append(message)
-                cost.wire += message.numel()
-            cost.raw += 4 * flat.numel()
-        empty = torch.empty(0, dtype=torch.uint8)
-        return [torch.cat(parts) if parts else empty for parts in messages]
+    def _laid_out(self) -> Layout:
+        if self._layout is None:
+            raise InvalidValue("comm: this exchange has no parameters yet", hint="call prepare or attach first")
+        return self._layout
 
-    def _message(self, feedback: ErrorFeedback, piece: Slice, values: Tensor) -> Tensor:
-        """One slice as a message; what a raw message can't lose needs no residual."""
-        codec = self._codec_of[piece.name]
-        return codec.encode(values).data if isinstance(codec, Raw) else feedback.encode(codec, piece.key, values)
+    def _any_sparse(self) -> bool:
+        return any(is_sparse(c) for c in (self.codecs.default, *(rule.build() for rule in self.codecs.rules)))
 
-    def _aggregate(self, incoming: Sequence[Tensor | None], mine: Sequence[Slice]) -> Tensor:
-        """What this owner's slices come to: decoded vectors of all ranks, side by side, through the rule."""
-        width = sum(piece.end - piece.begin for piece in mine)
-        vectors = torch.full((self.transport.world_size, width), float("nan"))
-        for rank, message in enumerate(incoming):
-            if message is not None:
-                parts = [decode(part) for part in split_messages(message)]
-                vectors[rank] = torch.cat(parts) if parts else vectors[rank]
-        info: dict[str, Any] = {}
-        result = self.rule(vectors, self.f, info=info, reduce=self.transport.sum)
-        if self.f:
-            squares = self.transport.sum(distances_to_result(vectors, result).double())
-            self.suspicion.observe(info, sqdist_to_result=squares)
-        return result
+    def _local(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        from .sync import LocalUpdate
 
-    def _encode_result(self, result: Tensor, mine: Sequence[Slice]) -> Tensor:
-        parts = result.split([piece.end - piece.begin for piece in mine]) if mine else []
-        messages = [self._message(self.pull_feedback, piece, part) for piece, part in zip(mine, parts, strict=True)]
-        return torch.cat(messages) if messages else torch.empty(0, dtype=torch.uint8)
-
-    def _write(self, answers: Sequence[Tensor], gradients: Mapping[str, Tensor]) -> None:
-        """Every rank decodes the same bytes, its own slices included: only so are replicas bit-identical."""
-        values = [[decode(part) for part in split_messages(answer)] for answer in answers]
-        taken = [0] * len(values)
-        for name, slices in self._slices.items():
-            flat = torch.empty(gradients[name].numel())
-            for piece in slices:
-                flat[piece.begin : piece.end] = values[piece.owner][taken[piece.owner]]
-                taken[piece.owner] += 1
-            gradients[name].copy_(flat.view_as(gradients[name]))
+        if not isinstance(self.transport, Collective):
+            raise InvalidValue(
+                "comm: sync averages models over the collective transport", hint='transport="collective"'
+            )
+        plain = self.codecs.default.name == "raw" and not self.codecs.rules
+        return LocalUpdate(
+            optimizer, model, self.options.sync, codec=None if plain else self.codecs, f=self.options.f,
+            aggregator=None if self.rule.name == "average" else self.rule, timeout=self.options.timeout_s,
+        )  # fmt: skip
 
 
-def reshard_states(states: Sequence[Mapping[str, Any]], world_size: int) -> list[dict[str, Any]]:
-    """The `state_dict`s of all ranks for another number of ranks.
-
-    What the residuals still owe the parameters stays the same: push residuals are averaged, pull residuals cut anew.
-
-    Raises:
-        InvalidValue: not one state a rank of the old world.
-    """
-    if not states or any(state["world_size"] != len(states) for state in states):
-        raise InvalidValue(
-            f"comm: {len(states)} states, but they are of {states[0]['world_size'] if states else 0} ranks"
-        )
-    push = reshard_push([state["push"] for state in states], world_size, "mean")
-    pull = reshard_pull([state["pull"] for state in states], world_size)
-    return [
-        {"format": FORMAT, "world_size": world_size, "push": push[rank], "pull": pull[rank]}
-        for rank in range(world_size)
-    ]
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """A hash of tensors' exact bits, to compare replicas."""
-    total = hashlib.sha256()
-    for tensor in tensors:
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
-
-
-def _first_difference(rank: int, first: str, other: str) -> str:
-    mine, theirs = first.splitlines(), other.splitlines()
-    for a, b in zip(mine, theirs, strict=False):
-        if a != b:
-            return f"comm: the models differ: rank 0 has {a}, rank {rank} has {b}"
-    return f"comm: the models differ: rank 0 has {len(mine)} parameters, rank {rank} has {len(theirs)}"
+reshard_states, digest = states.reshard_states, states.digest

@@ -46,9 +46,9 @@ def go_on(
 
 
 def same(
-    codec: str = "3lc", aggregate: str = "average", f: int = 0, poison: int | None = None, steps: int = 30
+    codec: str = "3lc", aggregate: str = "average", f: int = 0, poison: int | None = None, steps: int = 30, **options
 ) -> dict:
-    exchange = Exchange(codec, aggregate, f=f, min_numel=100)
+    exchange = Exchange(codec, aggregate, f=f, **{"min_numel": 100, "topology": "auto" if f else "sharded"} | options)
     result = train(exchange, network(), steps, poison=poison)
     report = exchange.report()
     return result | {
@@ -78,7 +78,7 @@ def not_finite(f: int) -> dict:
     if RANK == 1:
         gradients["weight"][5] = float("nan")
     exchange.reduce(gradients)
-    return {"gradients": gradients, "residuals": len(exchange.push_feedback)}
+    return {"gradients": gradients}
 
 
 def unlike_models() -> dict:
@@ -87,7 +87,7 @@ def unlike_models() -> dict:
 
 def interrupted() -> dict:
     """Ten steps, a checkpoint, ten more; and the ten more again from the checkpoint."""
-    first = Exchange("3lc", min_numel=100)
+    first = Exchange("3lc", min_numel=100, topology="sharded")
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     first.prepare(model, optimizer)
@@ -95,7 +95,7 @@ def interrupted() -> dict:
     saved = {name: value.clone() for name, value in model.state_dict().items()}
     state = first.state_dict()
     whole = go_on(model, optimizer, 10, 10)["digest"]
-    again = Exchange("3lc", min_numel=100)
+    again = Exchange("3lc", min_numel=100, topology="sharded")
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     model.load_state_dict(saved)

@@ -1,5 +1,7 @@
-"""How messages travel: one process group of the exchange's own, every byte counted."""
+"""How messages travel: what the exchange asks of a transport, and the reliable one; every byte counted."""
 
-from .collective import ABSENT, Collective
+from .collective import Collective
+from .protocol import Arrived, Partial, Transport
+from .registry import get
 
-__all__ = ["ABSENT", "Collective"]
+__all__ = ["Arrived", "Collective", "Partial", "Transport", "get"]

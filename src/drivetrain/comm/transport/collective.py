@@ -1,7 +1,6 @@
 """Push and pull as collectives: an all-to-all of messages to their owners, an all-gather of the owners' answers.
 
-Sizes travel first, so messages may have any length; a size of ABSENT says that a rank has nothing to give in this step,
-which every owner then knows at the same time. n ranks.
+Reliable: sizes travel first, so messages may have any length, and every byte arrives or the call raises. n ranks.
 """
 
 from __future__ import annotations
@@ -15,78 +14,80 @@ from torch import Tensor
 
 from drivetrain.base.errors import RunFailed
 
-ABSENT = -1
+from .protocol import Arrived
 
 
 class Collective:
-    """Messages over a dedicated process group of all ranks.
+    """Messages over a dedicated process group of all ranks (see `Transport`).
 
     Args:
         timeout_s: a rank that is silent for so long is taken for dead.
-
-    Attributes:
-        rank, world_size: of this process.
-        sent: bytes this rank has handed to other ranks so far.
+        group: None: a new group of all ranks.
     """
 
-    def __init__(self, timeout_s: float = 300.0) -> None:
+    lossy = False
+
+    def __init__(self, timeout_s: float = 300.0, group: dist.ProcessGroup | None = None) -> None:
         if not dist.is_initialized():
             raise RunFailed(
                 "comm: an exchange needs torch.distributed", hint="call torch.distributed.init_process_group first"
             )
-        self.group = dist.new_group(timeout=timedelta(seconds=timeout_s))
+        self.group = group if group is not None else dist.new_group(timeout=timedelta(seconds=timeout_s))
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        nccl = dist.get_backend(self.group) == "nccl"
+        self.device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
         self.sent = 0
 
-    def push(self, messages: Sequence[Tensor] | None) -> list[Tensor | None]:
-        """Send message i to rank i; return the messages that all ranks sent to this one.
-
-        Args:
-            messages: one uint8 tensor a rank; None when this rank has nothing to give.
-
-        Returns:
-            One message a rank, None for ranks that had nothing to give: the same ranks on every receiver.
-        """
+    def push(self, messages: Sequence[Tensor], *, step: int = 0, expect: int = 0) -> list[Arrived]:
+        """See `Transport.push`; nothing is ever lost or late, so nothing is None."""
         n = self.world_size
-        sizes = [ABSENT] * n if messages is None else [message.numel() for message in messages]
-        outgoing, incoming = torch.tensor(sizes), torch.empty(n, dtype=torch.int64)
+        sizes = [message.numel() for message in messages]
+        outgoing = torch.tensor(sizes, device=self.device)
+        incoming = torch.empty(n, dtype=torch.int64, device=self.device)
         dist.all_to_all_single(incoming, outgoing, group=self.group)
-        data = torch.empty(0, dtype=torch.uint8) if messages is None else torch.cat(list(messages))
-        expected = incoming.tolist()
-        lengths = [max(size, 0) for size in expected]
-        received = torch.empty(sum(lengths), dtype=torch.uint8)
-        dist.all_to_all_single(received, data, lengths, [max(size, 0) for size in sizes], group=self.group)
-        self.sent += data.numel() - max(sizes[self.rank], 0) + 8 * (n - 1)
-        parts = received.split(lengths)
-        return [None if size == ABSENT else part for size, part in zip(expected, parts, strict=True)]
+        lengths = incoming.tolist()
+        data = torch.cat([message.to(self.device) for message in messages])
+        received = torch.empty(sum(lengths), dtype=torch.uint8, device=self.device)
+        dist.all_to_all_single(received, data, lengths, sizes, group=self.group)
+        self.sent += data.numel() - sizes[self.rank] + 8 * (n - 1)
+        return list(received.split(lengths))
 
     def pull(self, message: Tensor) -> list[Tensor]:
-        """Give one message to all; return the messages of all ranks in rank order."""
+        """See `Transport.pull`."""
         n = self.world_size
-        sizes = [torch.empty(1, dtype=torch.int64) for _ in range(n)]
-        dist.all_gather(sizes, torch.tensor([message.numel()]), group=self.group)
-        lengths = [int(size) for size in sizes]
+        counts = torch.empty(n, dtype=torch.int64, device=self.device)
+        dist.all_gather_into_tensor(counts, torch.tensor([message.numel()], device=self.device), group=self.group)
+        lengths = counts.tolist()
         longest = max(lengths)
-        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded = torch.zeros(longest, dtype=torch.uint8, device=self.device)
         padded[: message.numel()] = message
-        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(n)]
-        dist.all_gather(parts, padded, group=self.group)
+        every = torch.empty(n * longest, dtype=torch.uint8, device=self.device)
+        dist.all_gather_into_tensor(every, padded, group=self.group)
         self.sent += (longest + 8) * (n - 1)
-        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        return [part[:length] for part, length in zip(every.view(n, longest), lengths, strict=True)]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of a small tensor over all ranks, in place; the same bits on every rank."""
-        dist.all_reduce(values, group=self.group)
+        """See `Transport.sum`."""
+        moved = values.to(self.device)
+        dist.all_reduce(moved, group=self.group)
+        if moved is not values:
+            values.copy_(moved)
         self.sent += 2 * (self.world_size - 1) * values.numel() * values.element_size() // self.world_size
         return values
 
     def same_everywhere(self, text: str) -> list[str]:
-        """What each rank gave: for checks that must come before any traffic."""
+        """See `Transport.same_everywhere`."""
         found: list[str] = [""] * self.world_size
         dist.all_gather_object(found, text, group=self.group)
         return found
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Overwrite a tensor by rank 0's."""
-        dist.broadcast(tensor, 0, group=self.group)
+        """See `Transport.broadcast`."""
+        moved = tensor.detach().to(self.device).contiguous()
+        dist.broadcast(moved, 0, group=self.group)
+        if moved.data_ptr() != tensor.data_ptr():
+            tensor.detach().copy_(moved)
         self.sent += tensor.numel() * tensor.element_size() if self.rank == 0 else 0
+
+    def close(self) -> None:
+        """Nothing to free: the group ends with the process."""
