@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .comm_period import register as register_period
 from .show import console, print_json, table
 
 if TYPE_CHECKING:
@@ -100,3 +101,6 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count} B"
+
+
+register_period(app)

@@ -7,6 +7,8 @@ and no rank can decide differently: they all read the same bytes.
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -97,23 +99,24 @@ class Chair:
             t, step, lr: this rank's clock, local steps and learning rate when it sent its change.
             spread: disagreement and progress of the averaging before.
         """
-        note = Note.columns(notes.cpu())
+        # Plain numbers: a dozen tensor operations on n values would take longer than all the rest.
+        note = Note(*zip(*notes.tolist(), strict=True))
         if self._out_of_step(note.syncs):
             return Decision(verdict=OUT_OF_STEP).tensor()
         # The slowest rank sets Y. It waits for nobody, so the shortest D is what averaging takes without the waiting.
         f = min(self.f, len(notes) - 1)
-        y = float(note.y.sort(descending=True).values[f])
-        d = float(note.d.sort().values[f])
+        y, d = sorted(note.y, reverse=True)[f], sorted(note.d)[f]
         loss, before, after = (self._mean(column) for column in (note.loss, note.before, note.after))
+        steps = round(sum(note.steps) / len(note.steps))
         try:
             tau = self.controller.decide(
-                t=t, step=step, steps=round(float(note.steps.mean())), loss=loss, before=before, after=after, lr=lr,
+                t=t, step=step, steps=steps, loss=loss, before=before, after=after, lr=lr,
                 y=y, d=d, disagreement=spread[0], progress=spread[1],
             )  # fmt: skip
         except DrivetrainError as error:
             self.failure = error
             return Decision(verdict=RULE_FAILED).tensor()
-        return Decision(tau, OK, UNKNOWN if loss is None else loss, y, d, float(note.ended.all())).tensor()
+        return Decision(tau, OK, UNKNOWN if loss is None else loss, y, d, float(all(note.ended))).tensor()
 
     def refuse(self, decision: Decision, notes: Tensor, step: int) -> None:
         """Raise, on every rank, what the decision or the notes say is wrong; nothing was overwritten yet."""
@@ -132,11 +135,12 @@ class Chair:
                 hint="lower the learning rate or clip gradients; the anchor still holds the last average",
             )
 
-    def _out_of_step(self, syncs: Tensor) -> bool:
-        return int((syncs != syncs.median()).sum()) > self.f
+    def _out_of_step(self, syncs: Sequence[float]) -> bool:
+        usual = statistics.median_low(syncs)
+        return sum(count != usual for count in syncs) > self.f
 
-    def _mean(self, column: Tensor) -> float | None:
-        seen = column[column != UNKNOWN]
-        if not len(seen):
+    def _mean(self, column: Sequence[float]) -> float | None:
+        seen = [value for value in column if value != UNKNOWN]
+        if not seen:
             return None
-        return float(seen.median() if self.f else seen.mean())
+        return statistics.median_low(seen) if self.f else sum(seen) / len(seen)

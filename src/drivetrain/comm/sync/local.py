@@ -302,7 +302,7 @@ class LocalUpdate(OptimizerWrapper):
     def _note(self, change: Tensor, rest: Tensor) -> Note:
         mean, before, after = (UNKNOWN if loss is None else loss for loss in self.losses.take())
         norm = float(torch.linalg.vector_norm(change, dtype=torch.float64)) ** 2
-        if not bool(torch.isfinite(rest).all()):
+        if rest.numel() and not bool(torch.isfinite(rest).all()):
             norm = math.nan
         self._own_y = self.meter.y.value
         return Note(

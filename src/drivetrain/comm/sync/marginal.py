@@ -27,15 +27,16 @@ class Marginal:
         interval_s: seconds between decisions; 0: at every averaging.
         kappa0: kappa until J is measured.
         scale: kappa = scale * tau / J.
-        least_gain: J is taken for at least this: below, it is noise of the minibatches.
+        least_gain: J is taken for at least this: below, it is noise of the minibatches, and a period of
+            scale / least_gain * D / Y has averaging take so little of the time that a longer one wins nothing.
         min, max: bounds of tau.
     """
 
-    tau0: int = 4
+    tau0: int = 10
     interval_s: float = 0.0
     kappa0: float = 30.0
-    scale: float = 1.0
-    least_gain: float = 0.02
+    scale: float = 1.5
+    least_gain: float = 0.1
     min: int = 1
     max: int | None = None
     name: ClassVar[str] = "marginal"
