@@ -339,17 +339,18 @@ class Exchange:
         return any(is_sparse(c) for c in (self.codecs.default, *(rule.build() for rule in self.codecs.rules)))
 
     def _local(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        from .sync import LocalUpdate
+        from .sync import prepare_local
 
         if not isinstance(self.transport, Collective):
             raise InvalidValue(
                 "comm: sync averages models over the collective transport", hint='transport="collective"'
             )
         plain = self.codecs.default.name == "raw" and not self.codecs.rules
-        return LocalUpdate(
-            optimizer, model, self.options.sync, codec=None if plain else self.codecs, f=self.options.f,
-            aggregator=None if self.rule.name == "average" else self.rule, timeout=self.options.timeout_s,
+        _, local = prepare_local(
+            model, optimizer, self.options.sync, codec=None if plain else self.codecs, aggregate=self.rule,
+            f=self.options.f, timeout=self.options.timeout_s,
         )  # fmt: skip
+        return local
 
 
 reshard_states, digest = states.reshard_states, states.digest

@@ -73,7 +73,7 @@ class Hook:
         self._name_of = {id(p): name for name, p in named}
         self.exchange.register(named)
         try:
-            self.ddp.register_comm_hook(self, Hook.take)
+            self.ddp.register_comm_hook(self, lambda hook, bucket: hook.take(bucket))
         except (RuntimeError, ValueError) as error:
             raise InvalidValue(f"comm: this DDP model takes no further hook: {str(error).splitlines()[0]}") from None
 

@@ -120,8 +120,8 @@ class Liveness:
             if before is None or before[0] != beat:
                 self._seen[rank] = (beat, now)
             elif now - before[1] > patience:
-                silent, last = now - before[1], beat.split()[1]
-                return f"comm: rank {rank} is dead: no sign of life for {silent:.0f} s; its last exchange was {last}"
+                silent = now - before[1]
+                return f"comm: rank {rank} died during exchange {self.step}: no sign of life for {silent:.0f} s"
         return None
 
     def _known(self) -> str | None:

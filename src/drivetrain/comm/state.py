@@ -98,5 +98,5 @@ def digest(tensors: Iterable[Tensor]) -> str:
     """A hash of tensors' exact bits, to compare replicas."""
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

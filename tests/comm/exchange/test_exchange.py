@@ -1,39 +1,7 @@
 """The exchange in real processes over real sockets: what it computes, that replicas never part, that nothing hangs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-WORKER = Path(__file__).with_name("worker.py")
-
-
-@pytest.fixture
-def ranks(tmp_path):
-    """ranks(4, "same('3lc')") runs the scenario in 4 processes; returns what each left."""
-
-    def run(world_size: int, scenario: str) -> list[dict]:
-        (tmp_path / "store").unlink(missing_ok=True)  # an earlier scenario's would be taken for this one's
-        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world_size)}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, str(WORKER), scenario, str(tmp_path)],
-                env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
-            )
-            for rank in range(world_size)
-        ]  # fmt: skip
-        try:
-            errors = [process.communicate(timeout=120)[1] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-        assert [process.returncode for process in processes] == [0] * world_size, "\n".join(errors)
-        return [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
-
-    return run
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

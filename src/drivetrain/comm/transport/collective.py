@@ -16,6 +16,8 @@ from drivetrain.base.errors import RunFailed
 
 from .protocol import Arrived
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # the name since torch 2.13
+
 
 class Collective:
     """Messages over a dedicated process group of all ranks (see `Transport`).
@@ -56,13 +58,13 @@ class Collective:
         """See `Transport.pull`."""
         n = self.world_size
         counts = torch.empty(n, dtype=torch.int64, device=self.device)
-        dist.all_gather_into_tensor(counts, torch.tensor([message.numel()], device=self.device), group=self.group)
+        _all_gather(counts, torch.tensor([message.numel()], device=self.device), group=self.group)
         lengths = counts.tolist()
         longest = max(lengths)
         padded = torch.zeros(longest, dtype=torch.uint8, device=self.device)
         padded[: message.numel()] = message
         every = torch.empty(n * longest, dtype=torch.uint8, device=self.device)
-        dist.all_gather_into_tensor(every, padded, group=self.group)
+        _all_gather(every, padded, group=self.group)
         self.sent += (longest + 8) * (n - 1)
         return [part[:length] for part, length in zip(every.view(n, longest), lengths, strict=True)]
 
