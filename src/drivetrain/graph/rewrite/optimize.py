@@ -1,0 +1,303 @@
+"""Optimise a program: rules, search, the choice of lowering, the check of its results, and a last measured comparison.
+
+Nothing is believed: costs are measured, the rewritten program's outputs are compared with the original's, and what is
+returned is the fastest of original and rewritten forms in an interleaved run, so it is never slower than the input.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from drivetrain.base.errors import InvalidValue, RunFailed, unknown_name
+from drivetrain.base.timing import Timing, interleave
+
+from ..cost import Cost, CostTable, default_path
+from .convert import fold, from_fx
+from .lower import choose
+from .price import Objective, Pricer
+from .rule import Rule, simplify
+from .rules import RULES
+from .search import Search, search
+from .split import join, split
+from .term import Graph
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of rewrite that was applied.
+
+    Attributes:
+        rule: its name.
+        times: how often.
+    """
+
+    rule: str
+    times: int
+
+
+@dataclass
+class OptimizeResult:
+    """What optimising came to.
+
+    Attributes:
+        module: the fastest form, called as the original is.
+        then: how it runs: a lowering's name, or "original" where nothing was faster.
+        steps: rewrites that lead to it.
+        cost_before, cost_after: by the cost table, of the simplified and of the searched program.
+        measured: every form's times in the last, interleaved comparison, seconds.
+        max_abs_err: largest difference of any output from the original's.
+        explored, seen: graphs the search took up, and made.
+        seconds: what optimising took.
+        refused: forms that could not be built or whose results were off, and why.
+    """
+
+    module: nn.Module
+    then: str
+    steps: list[Step]
+    cost_before: Cost
+    cost_after: Cost
+    measured: dict[str, Timing]
+    max_abs_err: float
+    explored: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    refused: dict[str, str] = field(default_factory=dict)
+    graph: Graph | None = None
+
+    @property
+    def measured_before_ms(self) -> float:
+        """The original's median time."""
+        return 1e3 * self.measured["original"].median
+
+    @property
+    def measured_after_ms(self) -> float:
+        """The chosen form's median time."""
+        return 1e3 * self.measured[self.then].median
+
+    @property
+    def gain(self) -> float:
+        """How many times faster, by pairs of runs next to each other."""
+        return 1.0 / self.measured[self.then].ratio(self.measured["original"])
+
+
+class Optimized(nn.Module):
+    """A rewritten program that takes and returns what the original did.
+
+    Args:
+        runner: flat tensors in, flat outputs out.
+        in_spec, out_spec: the original's structure of arguments and results.
+        used: positions of the flat arguments that the program takes.
+        channels_last: 4-D arguments are brought into this memory format first.
+    """
+
+    def __init__(self, runner: nn.Module, in_spec: Any, out_spec: Any, channels_last: bool) -> None:
+        super().__init__()
+        self.runner, self.in_spec, self.out_spec, self.channels_last = runner, in_spec, out_spec, channels_last
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program."""
+        flat, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.in_spec:
+            raise InvalidValue(f"graph: called with the arguments {spec}, optimised for {self.in_spec}")
+        if self.channels_last:
+            flat = [
+                x.contiguous(memory_format=torch.channels_last) if isinstance(x, Tensor) and x.dim() == 4 else x
+                for x in flat
+            ]
+        return pytree.tree_unflatten(list(self.runner(*flat)), self.out_spec)
+
+
+def optimize(
+    target: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    rules: str | Sequence[Rule] = "default",
+    cost: str | Objective = "time",
+    alpha: float = 1.05,
+    budget: int = 300,
+    split_threshold: int = 30,
+    time_limit_s: float = 60.0,
+    tolerance: float = 1e-4,
+    then: str = "auto",
+    table: CostTable | Path | None = None,
+    rounds: int = 15,
+) -> OptimizeResult:
+    """Make a module's inference faster on this machine, for inputs like the given ones.
+
+    Args:
+        target: in evaluation mode.
+        args, kwargs: example inputs; sizes are those that will be served.
+        rules: "default", "always" (no search), or rules.
+        cost: what the search minimises: "time", "flops", "bytes", "launches", or an `Objective` with limits.
+        alpha: how much dearer than the best a program may be to be followed; 1 is greedy.
+        budget: programs the search takes up at most, over all parts.
+        split_threshold: operators of a part that is searched as a whole.
+        time_limit_s: of the search.
+        tolerance: largest accepted difference, relative to the largest output.
+        then: how to run: "auto" (what is measured fastest), "eager", "onednn", "onnxruntime".
+        table: measured operator costs; by default this machine's own file.
+        rounds: of the last comparison.
+
+    Raises:
+        InvalidValue: alpha below 1 and other values out of range; the module is in training mode.
+        NotRewritable: the captured program mutates tensors or has shapes that depend on data.
+    """
+    if target.training:
+        raise InvalidValue(
+            "graph: the module is in training mode", hint="call .eval() first; or optimise with train=True"
+        )
+    started = time.monotonic()
+    lowerings = choose(then)
+    chosen = _rules(rules)
+    objective = cost if isinstance(cost, Objective) else Objective(cost)
+    if not isinstance(table, CostTable):
+        table = CostTable(table or default_path())
+    with torch.no_grad():
+        exported = torch.export.export(target, args, dict(kwargs or {})).run_decompositions()
+    signature = exported.graph_signature
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **dict(getattr(signature, "inputs_to_lifted_tensor_constants", {})),
+    }
+    state = {**exported.state_dict, **exported.constants}
+    images = any(isinstance(x, Tensor) and x.dim() == 4 for x in pytree.tree_leaves((args, kwargs)))
+    whole = from_fx(exported.graph, names, channels_last=images)
+    simple, changes = simplify(whole, [rule for rule in chosen if rule.always])
+    simple, state = fold(simple, state)
+    pricer = Pricer(table, measured=objective.metric == "time" or any(name == "time" for name, _ in objective.limits))
+    left = max(0.0, time_limit_s - (time.monotonic() - started))
+    forms, path, outcome = _searched(simple, chosen, pricer, objective, alpha, budget, split_threshold, left)
+    table.save()
+    result = OptimizeResult(
+        target, "original", _steps([change.rule for change in changes], path),
+        pricer.graph(simple), pricer.graph(forms[-1]), {}, 0.0, *outcome,
+    )  # fmt: skip
+    candidates = _Candidates(forms, state, lowerings, images, exported.call_spec.in_spec, exported.call_spec.out_spec)
+    _compare(target, args, dict(kwargs or {}), candidates, tolerance, rounds, result)
+    result.graph, result.seconds = forms[-1], time.monotonic() - started
+    return result
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Forms of a program and ways to run each."""
+
+    forms: Sequence[Graph]
+    state: Mapping[str, Tensor]
+    lowerings: Mapping[str, Any]
+    images: bool
+    in_spec: Any
+    out_spec: Any
+
+    def __iter__(self) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+        """Each one's name, and a function that builds it."""
+        for name, lower in self.lowerings.items():
+            for number, form in enumerate(self.forms):
+                build = partial(self._build, form, lower, self.images and name != "onnxruntime")
+                yield (name if number == 0 else f"{name} after search"), build
+
+    def _build(self, form: Graph, lower: Any, channels_last: bool) -> nn.Module:
+        return Optimized(lower(*fold(form, self.state)), self.in_spec, self.out_spec, channels_last)
+
+
+def _rules(rules: str | Sequence[Rule]) -> list[Rule]:
+    if rules == "default":
+        return list(RULES)
+    if rules == "always":
+        return [rule for rule in RULES if rule.always]
+    if isinstance(rules, str):
+        raise unknown_name("graph: rules", rules, ["default", "always"])
+    return list(rules)
+
+
+def _searched(
+    graph: Graph, rules: Sequence[Rule], pricer: Pricer, objective: Objective,
+    alpha: float, budget: int, threshold: int, seconds: float,
+) -> tuple[list[Graph], list[str], tuple[int, int]]:  # fmt: skip
+    """The program as it came and as the search over its parts made it; which rules; graphs explored and seen."""
+    tried = [rule for rule in rules if not rule.always]
+    always = [rule for rule in rules if rule.always]
+    end = time.monotonic() + seconds
+
+    def neighbours(item: Graph) -> Any:
+        for rule in tried:
+            for change in rule.changes(item):
+                yield rule.name, simplify(item.replace(change.new), always)[0]
+
+    parts = split(graph, tried, threshold) if tried else []
+    better, path, explored, seen = [], list[str](), 0, 0
+    for number, part in enumerate(parts):
+        share = max(0.0, end - time.monotonic()) / (len(parts) - number)
+        found: Search[Graph] = search(
+            part.graph, neighbours, lambda item: objective.of(pricer.graph(item)), lambda item: item.digest,
+            alpha=alpha, budget=max(1, budget // len(parts)), time_limit_s=share, keep=1,
+        )  # fmt: skip
+        better.append(found.best[0].item)
+        path.extend(found.best[0].path)
+        explored, seen = explored + found.explored, seen + found.seen
+    joined = simplify(join(graph, parts, better), always)[0] if parts else graph
+    forms = [graph] if joined.digest == graph.digest else [graph, joined]
+    return forms, path, (explored, seen)
+
+
+def _compare(
+    target: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], candidates: _Candidates,
+    tolerance: float, rounds: int, result: OptimizeResult,
+) -> None:  # fmt: skip
+    """Run every candidate beside the original; the fastest right one becomes the result's module."""
+    runners: dict[str, nn.Module] = {"original": target}
+    errors: dict[str, float] = {"original": 0.0}
+    with torch.no_grad():
+        expected = pytree.tree_leaves(target(*args, **kwargs))
+        for label, build in candidates:
+            try:
+                module = build()
+                got = pytree.tree_leaves(module(*args, **kwargs))
+            except Exception as error:  # whatever a backend can't hold: it is named, and the others go on
+                result.refused[label] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                continue
+            errors[label], worst = _difference(expected, got)
+            if worst <= tolerance:
+                runners[label] = module
+            else:
+                result.refused[label] = f"its outputs differ by {worst:.2g} of the largest; allowed {tolerance:g}"
+        competitors = {label: _caller(module, args, kwargs) for label, module in runners.items()}
+        result.measured = interleave(competitors, rounds=rounds, warmup=2)
+    reference = result.measured["original"]
+    result.then = min(result.measured, key=lambda label: result.measured[label].ratio(reference))
+    result.module, result.max_abs_err = runners[result.then], errors[result.then]
+
+
+def _caller(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return lambda: module(*args, **kwargs)
+
+
+def _difference(expected: Sequence[Any], got: Sequence[Any]) -> tuple[float, float]:
+    """Largest absolute difference, and largest relative to its output's largest value."""
+    if len(expected) != len(got):
+        raise RunFailed(f"graph: {len(got)} outputs where the original has {len(expected)}")
+    largest = relative = 0.0
+    for one, other in zip(expected, got, strict=True):
+        if isinstance(one, Tensor) and one.numel():
+            gap = float((one.double() - other.double()).abs().max())
+            largest = max(largest, gap)
+            relative = max(relative, gap / max(float(one.double().abs().max()), 1e-30))
+    return largest, relative
+
+
+def _steps(*names: Sequence[str]) -> list[Step]:
+    counted: dict[str, int] = {}
+    for name in (name for some in names for name in some):
+        counted[name] = counted.get(name, 0) + 1
+    return [Step(name, times) for name, times in counted.items()]
