@@ -274,6 +274,7 @@ def refusals(rank: int, world: int) -> dict:
         optimizer.step()
 
     attempt("out of step", out_of_step)
+    attempt("drain", lambda: local(aggregator="median").drain())
     return found
 
 
@@ -304,6 +305,75 @@ def levels(rank: int, world: int) -> dict:
     inside = [t.clone() for t in model.state_dict().values()]
     train(model, local, rank, range(4, 6))
     return {"inside": inside, "everywhere": everything(model, local), "rows": len(local.rows)}
+
+
+def uneven(rank: int, world: int) -> dict:
+    """Rank 0's data ends after 5 steps, the others' after 11, with tau = 4: all join until all have ended."""
+    found = {}
+    for name, options in {"plain": {}, "steps": {"weights": "steps"}, "delay": {"delay": 2}}.items():
+        model = net()
+        local = LocalUpdate(torch.optim.SGD(model.parameters(), lr=0.05), model, "fixed:4", **options)
+        train(model, local, rank, range(5 if rank == 0 else 11))
+        local.drain()
+        ended = [p.detach().clone() for p in model.parameters()]
+        train(model, local, rank, range(20, 24))  # the next epoch goes on as usual
+        local.sync(force=True)
+        found[name] = {"ended": ended, "model": everything(model, local), "syncs": local.syncs,
+                       "steps": [row.steps for row in local.rows]}  # fmt: skip
+    return found
+
+
+def alone_counts(rank: int, world: int) -> dict:
+    """Where one rank has steps, the mean is its model, not half of its way."""
+    model = net()
+    local = LocalUpdate(torch.optim.SGD(model.parameters(), lr=0.05), model, "fixed:4")
+    train(model, local, rank, range(3) if rank == 1 else range(0))
+    own = local.layout.flat(list(model.parameters()))
+    local.sync(force=True)
+    return {"own": own, "model": local.layout.flat(list(model.parameters()))}
+
+
+def balance(rank: int, world: int) -> dict:
+    """Rank 1 needs three times as long for a step: rank 0 does three times the steps of a period."""
+    model, clock = net(), Clock()
+    local = LocalUpdate(
+        torch.optim.SGD(model.parameters(), lr=0.05), model, "fixed:4", balance=True, clock=clock, timeout=60
+    )
+    step = 0
+    while local.syncs < 4:
+        x, y = batch(step, rank)
+        local.zero_grad()
+        (model(x) - y).square().mean().backward()
+        clock.now += 1.0 if rank == 0 else 3.0
+        local.step()
+        step += 1
+    return {"steps": [row.steps for row in local.rows], "model": everything(model, local)}
+
+
+def prepared(rank: int, world: int) -> dict:
+    """The exchange's sync slot: its codec carries the changes, its rule combines them."""
+    from drivetrain.comm import Exchange
+    from drivetrain.comm.sync import prepare_local
+
+    found = {}
+    for name, options in {
+        "raw": {"codec": "raw"},
+        "3lc": {"codec": "3lc"},
+        "median": {"codec": "raw", "aggregate": "median", "f": 1},
+    }.items():
+        models = []
+        for way in ("exchange", "prepare_local"):
+            model = net()
+            inner = torch.optim.SGD(model.parameters(), lr=0.05)
+            if way == "exchange":
+                model, local = Exchange(sync="fixed:4", min_numel=1, **options).prepare(model, inner)
+            else:
+                model, local = prepare_local(model, inner, "fixed:4", **options)
+            assert isinstance(local, LocalUpdate)
+            train(model, local, rank, range(8))
+            models.append([p.detach().clone() for p in model.parameters()])
+        found[name] = {"models": models, "bytes": local.rows[-1].bytes}
+    return found
 
 
 def digits(rank: int, world: int) -> dict:
@@ -353,6 +423,10 @@ CASES = {
         refusals,
         leaves,
         levels,
+        uneven,
+        alone_counts,
+        balance,
+        prepared,
         digits,
     )
 }

@@ -78,6 +78,7 @@ def test_ranks_refuse_together_and_say_what(tmp_path):
     assert "answered tau=0.5, wanted a whole number" in one["rule"] and "rule failed on rank 0" in two["rule"]
     assert "the first loss is 1, f_inf is 3" in one["f_inf"] and "rule failed on rank 0" in two["f_inf"]
     assert "have done [0, 1] averagings" in one["out of step"] and one["out of step"] == two["out of step"]
+    assert "drain() does not go with an aggregator" in one["drain"]
 
 
 def test_a_rank_that_leaves_is_named(tmp_path):
@@ -92,6 +93,36 @@ def test_two_levels(tmp_path):
     assert not same(found[0]["inside"], found[2]["inside"])
     assert all(same(found[0]["everywhere"], other["everywhere"]) for other in found)
     assert [rank["rows"] for rank in found] == [1] * 4
+
+
+def test_ranks_whose_data_ended_join_until_all_have(tmp_path):
+    found = ranks.run("uneven", tmp_path, 3)
+    for name in ("plain", "steps", "delay"):
+        of_ranks = [rank[name] for rank in found]
+        assert all(same(of_ranks[0]["ended"], other["ended"]) for other in of_ranks), name
+        assert len({each["syncs"] for each in of_ranks}) == 1, name
+        assert sum(of_ranks[0]["steps"]) == 5 + 4 and sum(of_ranks[1]["steps"]) == 11 + 4, name
+    assert same(found[0]["plain"]["model"], found[2]["plain"]["model"])
+
+
+def test_a_rank_without_steps_does_not_hold_the_mean_back(tmp_path):
+    one, two = ranks.run("alone_counts", tmp_path)
+    assert torch.equal(one["model"], two["model"]) and not torch.equal(one["own"], two["own"])
+    torch.testing.assert_close(one["model"], two["own"], rtol=1e-6, atol=1e-7)
+
+
+def test_fast_ranks_do_more_steps_of_a_period(tmp_path):
+    one, two = ranks.run("balance", tmp_path)
+    assert one["steps"] == [4, 12, 12, 12] and two["steps"] == [4, 4, 4, 4]
+    assert same(one["model"], two["model"])
+
+
+def test_the_sync_slot_of_an_exchange(tmp_path):
+    found = ranks.run("prepared", tmp_path, 3)
+    for name in ("raw", "3lc", "median"):
+        models = [model for rank in found for model in rank[name]["models"]]
+        assert all(same(models[0], other) for other in models), name
+    assert found[0]["3lc"]["bytes"] < found[0]["raw"]["bytes"]
 
 
 def test_compressed_and_robust_averaging_train_the_digits(tmp_path):
