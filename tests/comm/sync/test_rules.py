@@ -107,6 +107,14 @@ def test_a_warm_up_does_not_shorten_the_period():
     assert found == [16, 16, 16, 8] and controller.lr0 == 0.8
 
 
+@pytest.mark.parametrize("rule", ["adacomm:tau0=8,interval_s=0", "qsr:0.1", "paddle:8", "marginal", "adacomm-plateau"])
+def test_a_learning_rate_of_zero_keeps_tau(rule):
+    """A cosine ends at 0, and the last averaging comes after its last step."""
+    controller = Controller(get(rule), lr0=0.1)
+    before = controller.tau
+    assert controller.decide(t=0, step=1, steps=1, loss=1.0, after=1.0, lr=0.0, y=1.0, d=4.0) == before
+
+
 def test_the_rule_is_asked_once_an_interval_about_all_its_losses():
     controller = Controller(AdaComm(tau0=20, interval_s=10.0, gamma=1.0), lr0=1.0)
     found = [controller.decide(t=t, step=t, steps=s, loss=loss, after=4.0, lr=1.0)

@@ -93,6 +93,8 @@ class Controller:
         self._loss_sum, self._loss_steps = 0.0, 0
         self.decided_at = t
         self.interval += 1
+        if not lr > 0:  # the end of a schedule, or a pause: nothing moves, and eta_0 / eta_l means nothing
+            return self.tau
         if lr > self.lr0:  # a warm-up: eta_0 is its peak, and a rising rate is no reason to average more often
             self.lr0 = self.lr_before = lr
             return self.tau
