@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .answer import no_values
 from .codec import FP16, Codec, ErrorFeedback, Raw, WireError, decode, split_messages
-from .differences import Differences, is_sparse
 from .report import ExchangeReport
 from .slices import ALL, Slice, Unit, slices_for
 from .transport import Partial
@@ -28,13 +27,10 @@ class Coder:
         world_size: n.
         account: gets the bytes of each parameter.
         lossy: the transport takes vectors, not messages.
-        differences: send what changed since the last step, and add it up at the owner; None: the gradients themselves.
     """
 
-    def __init__(
-        self, world_size: int, account: ExchangeReport, *, lossy: bool, differences: Differences | None = None
-    ) -> None:
-        self.world_size, self.account, self.lossy, self.differences = world_size, account, lossy, differences
+    def __init__(self, world_size: int, account: ExchangeReport, *, lossy: bool) -> None:
+        self.world_size, self.account, self.lossy = world_size, account, lossy
         self.push_feedback, self.pull_feedback = ErrorFeedback(), ErrorFeedback()
         self.plain = False  # warm-up: everything raw
 
@@ -45,10 +41,7 @@ class Coder:
             flat = unit.gather(gradients)
             wire = 0
             for piece in unit.slices:
-                values = flat[piece.begin : piece.end]
-                if self._differs(unit):
-                    values = self.differences.outgoing(piece.key, values)  # type: ignore[union-attr]
-                message = self._message(self.push_feedback, self._codec(unit), piece, values)
+                message = self._message(self.push_feedback, self._codec(unit), piece, flat[piece.begin : piece.end])
                 parts[piece.owner].append(message)
                 wire += message.numel() * message.element_size()
             self.account.add_bytes(unit, wire)
@@ -77,8 +70,6 @@ class Coder:
                     if residual is None:
                         continue
                     values = unit.gather(gradients)[piece.begin : piece.end].to(residual)
-                    if self._differs(unit):
-                        values = self.differences.take_back(piece.key, values)  # type: ignore[union-attr]
                     residual.add_(decode(message)).sub_(values)  # S - sent + sent - x
 
     def incoming(
@@ -96,13 +87,7 @@ class Coder:
             if values.numel() != width:
                 raise WireError(f"comm: rank {sender} sent {values.numel()} values, this owner has {width}")
             return values.float(), mask
-        values = self.read(arrived, mine, f"rank {sender} sent")
-        if self.differences is not None:
-            differing = {unit.name for unit in units if self._differs(unit)}
-            for piece, part in zip(mine, values.split([piece.numel for piece in mine]), strict=True):
-                if piece.name in differing:
-                    self.differences.add_up(sender, piece.key, part)
-        return values, None
+        return self.read(arrived, mine, f"rank {sender} sent"), None
 
     def read(self, messages: Tensor, pieces: Sequence[Slice], whose: str) -> Tensor:
         """Decode messages that stand one after another, one a slice.
@@ -153,9 +138,6 @@ class Coder:
 
     def _codec(self, unit: Unit) -> Codec:
         return RAW if self.plain else unit.codec
-
-    def _differs(self, unit: Unit) -> bool:
-        return self.differences is not None and is_sparse(unit.codec)
 
     def _message(self, feedback: ErrorFeedback, codec: Codec, piece: Slice, values: Tensor) -> Tensor:
         """One slice as a message; what a raw message can't lose needs no residual."""

@@ -29,7 +29,6 @@ from .codec import Rule as CodecRule
 from .coder import Coder
 from .courier import Courier
 from .delta import DeltaOptimizer
-from .differences import Differences, is_sparse
 from .hook import Hook
 from .link import LinkProbe
 from .liveness import Liveness
@@ -110,8 +109,7 @@ class Exchange:
         lossy, late = self.transport.lossy, getattr(self.transport, "deadline_s", None) is not None
         self.options.check(self.rule, self.codecs, self.transport.world_size, lossy=lossy, may_miss=lossy or late)
         self._account = ExchangeReport()
-        differences = Differences() if f and self.rule.kind == "coordinate" and self._any_sparse() else None
-        self.coder = Coder(self.transport.world_size, self._account, lossy=lossy, differences=differences)
+        self.coder = Coder(self.transport.world_size, self._account, lossy=lossy)
         self.pipeline = Pipeline(
             self.transport, self.coder, self.rule, self._account, f=f, trust=trust, quarantine=quarantine
         )
@@ -244,8 +242,6 @@ class Exchange:
         layout, coder = self._laid_out(), self.coder
         state = states.save(layout, self.transport.rank, coder.push_feedback, coder.pull_feedback)
         state |= {"account": self._account.state_dict(), "suspicion": self.pipeline.suspicion.state_dict()}
-        if coder.differences is not None:
-            state["differences"] = coder.differences.state_dict()
         if self.momentum is not None:
             state["momentum"] = {name: values.clone() for name, values in self.momentum.means.items()}
         if self._delta is not None:
@@ -264,8 +260,6 @@ class Exchange:
             self._account.load_state_dict(state["account"])
         if "suspicion" in state:
             self.pipeline.suspicion.load_state_dict(state["suspicion"])
-        if coder.differences is not None and "differences" in state:
-            coder.differences.load_state_dict(state["differences"])
         if self.momentum is not None:
             self.momentum.means = dict(state.get("momentum", {}))
         if self._delta is not None and "delta" in state:
@@ -334,9 +328,6 @@ class Exchange:
         if self._layout is None:
             raise InvalidValue("comm: this exchange has no parameters yet", hint="call prepare or attach first")
         return self._layout
-
-    def _any_sparse(self) -> bool:
-        return any(is_sparse(c) for c in (self.codecs.default, *(rule.build() for rule in self.codecs.rules)))
 
     def _local(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         from .sync import prepare_local

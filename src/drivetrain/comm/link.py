@@ -19,6 +19,7 @@ from .transport import Transport
 
 STEPS = 4  # plain steps that are timed; the first of them, which opens connections, is not counted
 CANDIDATES: tuple[Codec, ...] = (FP16(), ThreeLC(), ThreeLC(s=1.75))  # mildest first
+MARGIN = 0.2  # what a codec must gain: the sizes and heads of messages, and Python around them, are not in the figures
 _SAMPLE = 1 << 21  # values; the speed of a codec shows on two million
 
 
@@ -76,7 +77,7 @@ class LinkProbe:
             CodecSpeed(codec, 1 / rest[3 * i], 1 / rest[3 * i + 1], 1 / rest[3 * i + 2])
             for i, codec in enumerate(CANDIDATES)
         ]
-        decision = choose(slowest, nbytes=nbytes, world_size=n, link=link)
+        decision = choose(slowest, nbytes=nbytes, world_size=n, link=link, margin=MARGIN)
         return self._shared(decision)
 
     def _shared(self, decision: Decision) -> Chosen:

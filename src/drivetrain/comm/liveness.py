@@ -19,7 +19,7 @@ import torch.distributed as dist
 from drivetrain.base.errors import RunFailed
 
 INTERVAL = 0.5  # seconds between beats
-PATIENCE = 3.0  # seconds without a beat, once a collective failed
+PATIENCE = 5.0  # seconds without a beat, once a collective failed
 _LONG = 30.0  # seconds without a beat while nothing else looks wrong: a busy machine may starve a thread
 
 _instances = 0

@@ -7,9 +7,8 @@ from typing import Any, Literal, get_args
 
 from drivetrain.base.errors import InvalidValue, unknown_name
 
-from .aggregate import Quarantine, Rule
-from .codec import CodecRules
-from .differences import is_sparse
+from .aggregate import Median, Quarantine, Rule
+from .codec import Codec, CodecRules, ThreeLC, TopK
 from .slices import Trust
 
 Topology = Literal["auto", "sharded", "allgather"]
@@ -59,6 +58,7 @@ class Options:
         rule.check(world_size, self.f)
         self._check_trust(lossy)
         self._check_pull()
+        self._check_sparse(rule, codecs)
         if lossy:
             self._check_lossy(codecs)
         if self.quarantine is not None and self.f == 0:
@@ -105,13 +105,22 @@ class Options:
             raise InvalidValue('comm: pull="delta" needs owners, codec="auto" may fall back to a plain all-reduce')
 
     def _check_lossy(self, codecs: CodecRules) -> None:
-        for codec in (codecs.default, *(rule.build() for rule in codecs.rules)):
-            if is_sparse(codec) or codec.name not in ("raw", "fp16"):
+        for codec in _all(codecs):
+            if codec.name not in ("raw", "fp16"):
                 raise InvalidValue(
                     f"comm: a message of codec {codec.name!r} is worth nothing with a hole in it, "
                     "and this transport may lose any part",
                     hint='codec="raw" or codec="fp16"',
                 )
+
+    def _check_sparse(self, rule: Rule, codecs: CodecRules) -> None:
+        """Where most ranks send zero for a coordinate, its median is zero, and error feedback only sends it later."""
+        sparse = [codec.name for codec in _all(codecs) if isinstance(codec, (ThreeLC, TopK))]
+        if sparse and isinstance(rule, Median):
+            raise InvalidValue(
+                f"comm: {rule.name} over {sparse[0]}: most values of its messages are zero, so the median is zero too",
+                hint="trimmed-mean, meamed, phocas and multi-krum hold with it; median with codec fp16 or raw",
+            )
 
     def _check_sync(self) -> None:
         beside = {
@@ -131,3 +140,7 @@ class Options:
         if rule.name != "average":
             return f"the rule {rule.name}"
         return f"f={self.f}" if self.f else f"trust={self.trust!r} on this transport"
+
+
+def _all(codecs: CodecRules) -> list[Codec]:
+    return [codecs.default, *(rule.build() for rule in codecs.rules)]

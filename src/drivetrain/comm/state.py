@@ -77,12 +77,8 @@ def reshard_states(states: Sequence[Mapping[str, Any]], world_size: int) -> list
         raise InvalidValue(
             f"comm: {len(states)} states, but they are of {states[0]['world_size'] if states else 0} ranks"
         )
-    for part, why in (
-        ("delta", "each owner's optimizer has its own part"),
-        ("differences", "each owner has added up what each rank sent"),
-    ):
-        if part in states[0]:
-            raise InvalidValue(f"comm: this state holds {part!r}, which can't move to other ranks: {why}")
+    if "delta" in states[0]:
+        raise InvalidValue("comm: pull=\"delta\" can't move to other ranks: each owner's optimizer has its own part")
     push = reshard_push([state["push"] for state in states], world_size, "mean")
     whole: dict[str, Tensor] = {}
     for name in dict.fromkeys(name for state in states for name in state["pull"]):

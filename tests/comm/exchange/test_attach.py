@@ -38,12 +38,14 @@ def test_accumulation_without_sync_unused_parameters_and_buffers(ranks):
     assert norms[-1] < norms[0], "a head that is not used still drains what its codec held back"
 
 
-def test_auto_measures_and_turns_itself_off_on_loopback(ranks):
-    """Loopback is faster than any codec; what the steps compute is plain DDP's."""
-    ddp, auto = ranks(2, "by('ddp', steps=8)", "by('attach', 'auto', steps=8)")
-    assert torch.allclose(flat(ddp), flat(auto), atol=1e-6)
-    assert "plain float32" in auto[0]["decision"]
-    assert len({left["decision"] for left in auto}) == 1
+def test_auto_turns_itself_off_on_a_fast_link_and_compresses_on_a_slow_one(ranks):
+    """What the steps compute on the fast link is plain DDP's."""
+    ddp, fast, slow = ranks(2, "by('ddp', steps=8)", "auto(1e-6, 1e-7)", "auto(1.0, 1e-3)")
+    assert torch.allclose(flat(ddp), flat(fast), atol=1e-6)
+    assert "plain float32 is the fastest" in fast[0]["decision"]
+    assert "3lc takes" in slow[0]["decision"]
+    assert slow[0]["keys"]
+    assert len({left["digest"] for left in slow}) == 1
 
 
 @pytest.mark.parametrize(

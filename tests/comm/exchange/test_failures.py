@@ -57,7 +57,7 @@ def test_without_a_pull_stage_the_others_are_told_too(ranks):
 
 
 def test_a_robust_rule_takes_a_corrupted_message_for_a_faulty_vector(ranks):
-    left = ranks(3, "corrupted(f=1, aggregate='median')")
+    left = ranks(3, "corrupted(f=1, aggregate='trimmed-mean')")
     assert "error" not in left[0]
     assert left[0]["values"] == left[1]["values"] == left[2]["values"]
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drivetrain.base.errors import DrivetrainError, InvalidValue
 from drivetrain.comm import Exchange, Partial
+from drivetrain.comm.link import LinkProbe
 from drivetrain.comm.state import digest
 from drivetrain.comm.transport import Collective
 
@@ -86,7 +87,7 @@ def mean_of_gradients(codec: str) -> dict:
 
 
 def not_finite(f: int) -> dict:
-    exchange = Exchange("3lc", "median" if f else "average", f=f, min_numel=100)
+    exchange = Exchange("3lc", "trimmed-mean" if f else "average", f=f, min_numel=100)
     exchange.register([("weight", torch.zeros(400))])
     gradients = {"weight": torch.full((400,), float(RANK))}
     if RANK == 1:
@@ -161,6 +162,20 @@ def by(
     return result
 
 
+def auto(wire_s: float, latency_s: float) -> dict:
+    """codec="auto" told that the link is so slow, whatever this machine measures."""
+    mean = LinkProbe.mean
+
+    def told(self, flat):
+        mean(self, flat)
+        self._wire[-1], self._latency[-1] = wire_s, latency_s
+
+    LinkProbe.mean = told
+    result = by("attach", "auto", steps=8)
+    LinkProbe.mean = mean
+    return result
+
+
 def unused() -> dict:
     """Two heads, one used in turn: DDP gives zeros for the other, whose residual must still drain."""
     torch.manual_seed(0)
@@ -193,7 +208,7 @@ def broken(form: str, f: int = 0, on_nonfinite: str = "raise", bad_step: int = 2
     """Rank 1's gradient of "0.weight" holds 3 NaN at one step."""
     model, parallel = ddp_model(64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    exchange = Exchange("3lc", "median" if f else "average", f=f, on_nonfinite=on_nonfinite, **options)
+    exchange = Exchange("3lc", "trimmed-mean" if f else "average", f=f, on_nonfinite=on_nonfinite, **options)
     forward: nn.Module = parallel
     if form == "attach":
         exchange.attach(parallel)
