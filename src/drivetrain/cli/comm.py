@@ -71,6 +71,45 @@ def decode(
     _print(report, json, None if original else "next: add --original FILE.safetensors to see what was lost")
 
 
+@app.command()
+def bench(
+    codec: Annotated[
+        str, typer.Option(help="Codecs to measure, with commas: 3lc, fp16, topk, raw, auto, fp16-hook, powersgd:RANK.")
+    ] = "3lc,fp16,powersgd:1",
+    rate: Annotated[
+        str | None, typer.Option(help="Rate of each rank's link, e.g. 100mbit; needs root. (default: loopback)")
+    ] = None,
+    ranks: Annotated[int, typer.Option(help="Processes.")] = 4,
+    steps: Annotated[int, typer.Option(help="Steps of each that count.")] = 5,
+    hidden: Annotated[int, typer.Option(help="Width of the network 784 - H - H - 10.")] = 1024,
+    json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+) -> None:
+    """Measure steps under each codec beside plain DDP, on links of your network's rate."""
+    from drivetrain.comm.bench import bench as measure
+
+    report = measure(codec.split(","), rate=rate, ranks=ranks, steps=steps, hidden=hidden)
+    if json:
+        print_json(report.to_dict())
+        return
+    console.print(f"[bold]{report.verdict}[/]", soft_wrap=True)
+    rows = [
+        (
+            cost.name, f"{1e3 * cost.seconds:.3g} ms", f"{1e3 * cost.low:.3g} - {1e3 * cost.high:.3g}",
+            f"{cost.ratio:.2f}", "not counted" if cost.bytes is None else _bytes(round(cost.bytes)),
+        )
+        for cost in report.methods
+    ]  # fmt: skip
+    table("", ("method", "step", "range, ms", "to DDP", "bytes sent a step"), rows)
+    for cost in report.methods:
+        if cost.decision:
+            console.print(f"{cost.name}: {cost.decision}", soft_wrap=True)
+    best = min(report.methods, key=lambda cost: cost.seconds).name
+    if rate is None:
+        console.print("next: as root, --rate 100mbit measures links like yours")
+    elif best in ("3lc", "fp16", "topk", "raw"):
+        console.print(f'next: Exchange("{best}").attach(ddp)')
+
+
 def _print(report: FileReport, json: bool, following: str | None) -> None:
     if json:
         print_json({**asdict(report), "ratio": report.ratio, "max_error": report.max_error})

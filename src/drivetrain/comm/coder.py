@@ -72,6 +72,16 @@ class Coder:
                     values = unit.gather(gradients)[piece.begin : piece.end].to(residual)
                     residual.add_(decode(message)).sub_(values)  # S - sent + sent - x
 
+    def drain(self, slices: Mapping[str, Sequence[Slice]], gradients: Mapping[str, Tensor]) -> None:
+        """Add residuals to gradients whose plain mean is taken next, and forget them."""
+        for name, pieces in slices.items():
+            flat = gradients[name].detach().view(-1)
+            for piece in pieces:
+                for feedback, share in ((self.push_feedback, 1), (self.pull_feedback, self.world_size)):
+                    if piece.key in feedback:
+                        flat[piece.begin : piece.end].add_(feedback.residuals[piece.key].to(flat), alpha=share)
+                        feedback.reset(piece.key)
+
     def incoming(
         self, arrived: Tensor | Partial, units: Sequence[Unit], owner: int, sender: int
     ) -> tuple[Tensor, Tensor | None]:

@@ -24,13 +24,14 @@ from . import state as states
 from . import transport as transports
 from .aggregate import Quarantine, Rule
 from .agreement import check_models, refuse_sparse, sparse_gradient
+from .automatic import Automatic
 from .codec import Codec, CodecRules, NonFiniteGradient
 from .codec import Rule as CodecRule
 from .coder import Coder
 from .courier import Courier
 from .delta import DeltaOptimizer
 from .hook import Hook
-from .link import LinkProbe
+from .link import Chosen
 from .liveness import Liveness
 from .momentum import WorkerMomentum
 from .options import EVERY_STEP, OnNonFinite, Options, Pull, Topology
@@ -115,8 +116,7 @@ class Exchange:
         )
         self.courier = Courier()
         self.momentum = WorkerMomentum(momentum) if momentum else None
-        self.probe = LinkProbe(self.transport) if auto and self.transport.world_size > 1 else None
-        self.plain = auto  # an all-reduce in place of the pipeline
+        self.automatic = Automatic(self.transport, self._adopt, self.drain) if auto else None
         self._order: list[str] = []
         self._sizes: list[tuple[str, int]] = []
         self._layout: Layout | None = None
@@ -205,8 +205,8 @@ class Exchange:
             if gradient.layout != torch.strided:
                 raise sparse_gradient(name)
         try:
-            if self.plain:
-                self._all_reduce(gradients)
+            if self.automatic is not None:
+                self._automatic(gradients)
             else:
                 self._exchange(gradients, account.steps)
         except NonFiniteGradient:
@@ -223,6 +223,11 @@ class Exchange:
             raise self._liveness.explain(error) if self._liveness is not None else error from None
         account.steps += 1
         return True
+
+    def drain(self, gradients: Mapping[str, Tensor]) -> None:
+        """Add what the codecs still hold back of some parameters to this rank's gradients, for a plain mean."""
+        if self._layout is not None and (len(self.coder.push_feedback) or len(self.coder.pull_feedback)):
+            self.coder.drain({name: s for name, s in self._layout.slices.items() if name in gradients}, gradients)
 
     def report(self) -> ExchangeReport:
         """The account so far."""
@@ -285,30 +290,26 @@ class Exchange:
         for name, result in results.items():
             gradients[name].detach().copy_(result)
 
-    def _all_reduce(self, gradients: Mapping[str, Tensor]) -> None:
-        """codec="auto" before its decision, and after one for no codec."""
-        account = self._account
-        flat = torch.cat([gradients[name].detach().reshape(-1).float() for name in self._order if name in gradients])
-        before = self.transport.sent
-        with account.timed("push"):
-            if self.probe is not None:
-                own = flat.clone()
-                self.probe.mean(flat)
+    def _adopt(self, chosen: Chosen) -> None:
+        """Use what codec="auto" chose."""
+        self.codecs = CodecRules(chosen.codec or "raw", self.codecs.rules, min_numel=self.codecs.min_numel)
+        self._lay_out(chosen.topology)
+
+    def _automatic(self, gradients: Mapping[str, Tensor]) -> None:
+        auto, account = self.automatic, self._account
+        assert auto is not None
+        if not auto.plain:
+            if auto.settled:
+                self._exchange(gradients, account.steps)
             else:
-                self.transport.sum(flat).div_(self.transport.world_size)
-        sizes = [gradients[name].numel() for name in self._order if name in gradients]
-        for name, part in zip([n for n in self._order if n in gradients], flat.split(sizes), strict=True):
-            gradients[name].detach().copy_(part.view_as(gradients[name]))
-        account.bytes_wire += self.transport.sent - before
-        account.bytes_raw += self.transport.sent - before
-        if self.probe is not None and self.probe.ready:
-            chosen = self.probe.decide(own, 4 * own.numel())
-            self.probe, self.plain = None, chosen.codec is None
-            account.decision = chosen.reason
-            if chosen.codec is not None:
-                rules, least = self.codecs.rules, self.codecs.min_numel
-                self.codecs = CodecRules(chosen.codec, rules, min_numel=least)
-                self._lay_out(chosen.topology)
+                auto.trial(lambda: self._exchange(gradients, account.steps))
+        else:
+            before = self.transport.sent
+            with account.timed("push"):
+                auto.all_reduce({name: gradients[name] for name in self._order if name in gradients})
+            account.bytes_wire += self.transport.sent - before
+            account.bytes_raw += self.transport.sent - before
+        account.decision = auto.reason
 
     def _lay_out(self, topology: str) -> None:
         n, trust = self.transport.world_size, self.options.trust

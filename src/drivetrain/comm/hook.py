@@ -56,9 +56,9 @@ class Hook:
             raise InvalidValue("comm: this DDP model trains on some ranks only, an exchange is of all ranks")
         self.exchange, self.ddp = exchange, ddp
         # Decisions about a whole step need the whole gradient.
-        self.whole = (
+        self._whole = (
             options.f > 0 or exchange.rule.kind != "coordinate" or options.on_nonfinite == "skip"
-            or options.trust != "sharded" or exchange.probe is not None
+            or options.trust != "sharded"
         )  # fmt: skip
         self._name_of: dict[int, str] = {}
         self._gradients: dict[str, Tensor] = {}
@@ -80,17 +80,22 @@ class Hook:
     def take(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         """One bucket; called by DDP in the same order on every rank."""
         exchange, buffer = self.exchange, bucket.buffer()
-        if exchange.plain and exchange.probe is None:
+        auto = exchange.automatic
+        if auto is not None and auto.plain and auto.settled:
+            exchange.drain(self._named(bucket))
             return self._all_reduce(buffer)
         if not self._jobs and not self._waiting:
             torch.autograd.Variable._execution_engine.queue_callback(self._before_ddp_ends)
         future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if buffer.is_cuda else [])
-        names = [self._name_of[id(p)] for p in bucket.parameters()]
-        self._gradients |= dict(zip(names, bucket.gradients(), strict=True))
+        self._gradients |= self._named(bucket)
         self._waiting.append((buffer, future))
-        if bucket.is_last() or not self.whole:
+        if bucket.is_last() or not (self._whole or (auto is not None and not auto.settled)):
             self._send()
         return future
+
+    def _named(self, bucket: dist.GradBucket) -> dict[str, Tensor]:
+        names = [self._name_of[id(p)] for p in bucket.parameters()]
+        return dict(zip(names, bucket.gradients(), strict=True))
 
     def _send(self) -> None:
         gradients, self._gradients = self._gradients, {}

@@ -1,4 +1,4 @@
-"""codec="auto" in the exchange: the first steps go plain, are timed, and rank 0 decides for all (3LC §6).
+"""How fast is the link? Plain all-reduces of the first steps tell, and rank 0 chooses a codec for all (3LC §6).
 
 Each measured step is a plain all-reduce of the gradients, so nothing is lost by it. Every rank times its own; the
 slowest counts, since the step waits for it.
@@ -19,7 +19,7 @@ from .transport import Transport
 
 STEPS = 4  # plain steps that are timed; the first of them, which opens connections, is not counted
 CANDIDATES: tuple[Codec, ...] = (FP16(), ThreeLC(), ThreeLC(s=1.75))  # mildest first
-MARGIN = 0.2  # what a codec must gain: the sizes and heads of messages, and Python around them, are not in the figures
+MARGIN = 0.1  # what a codec must gain
 _SAMPLE = 1 << 21  # values; the speed of a codec shows on two million
 
 
@@ -56,6 +56,11 @@ class LinkProbe:
     def ready(self) -> bool:
         return len(self._wire) >= STEPS
 
+    @property
+    def seconds(self) -> float:
+        """Of a plain all-reduce: the median on this rank."""
+        return statistics.median(self._wire[1:])
+
     def decide(self, gradient: Tensor, nbytes: int) -> Chosen:
         """Rank 0's decision from the slowest rank's figures; the same on all ranks.
 
@@ -65,7 +70,7 @@ class LinkProbe:
         """
         n = self.transport.world_size
         speeds = [measure(codec, gradient[:_SAMPLE].float()) for codec in CANDIDATES]
-        own = [statistics.median(self._wire[1:]), statistics.median(self._latency[1:])]
+        own = [self.seconds, statistics.median(self._latency[1:])]
         own += [figure for speed in speeds for figure in (1 / speed.encode, 1 / speed.decode, 1 / speed.ratio)]
         table = torch.zeros(n, len(own), dtype=torch.float64)
         table[self.transport.rank] = torch.tensor(own, dtype=torch.float64)
