@@ -104,6 +104,8 @@ def simulate(
     if steps < 1 or not goal > 0:
         raise InvalidValue(f"comm: simulate: steps={steps}, loss={goal}: wanted steps and a loss above 0")
     names = split_rules(rules)
+    if not names:
+        raise InvalidValue("comm: simulate: no rules", hint="--rules fixed:1,fixed:20,adacomm,marginal")
     chosen = [get(name) for name in names]
     problem = tasks[task]()
     threads = torch.get_num_threads()
