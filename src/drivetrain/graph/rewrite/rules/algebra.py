@@ -145,9 +145,8 @@ def _ways(node: Node) -> list[tuple[Node, Node]]:
 
 def _one_minus(node: Node) -> Node | None:
     """f where a node is 1 - f."""
+    if node.op is _SUB and len(node.args) == 2 and not node.kwargs and node.args[0] == 1:
+        return node.args[1] if isinstance(node.args[1], Node) else None
     if node.op is _RSUB and node.args[1] == 1 and node.option("alpha", 2, 1) == 1:
-        return node.args[0]
-    if node.op is _ADD and len(node.args) == 2 and not node.kwargs and node.args[1] == 1:
-        inner = node.args[0]
-        return inner.args[0] if inner.op is aten.neg.default else None
+        return node.args[0] if isinstance(node.args[0], Node) else None
     return None
