@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .comm_audit import register as register_audit
 from .comm_period import register as register_period
 from .show import console, print_json, table
 
@@ -142,4 +143,5 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
+register_audit(app)
 register_period(app)

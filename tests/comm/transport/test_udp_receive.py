@@ -204,6 +204,25 @@ def test_a_step_is_over_when_every_rank_is_complete_or_has_said_that_it_ended(ki
         assert here.table.pending() == []
 
 
+@both
+def test_a_rank_that_fell_silent_has_ended_and_one_that_has_not_begun_has_not(kind):
+    with Receiving(kind) as here:
+        first, second, *_ = sealed(datagrams(0, here.layout))
+        here.take(first)
+        assert here.table.silent(10.0) == 0
+        assert here.table.silent(11.0) == 0, "rank 2 has not begun"
+        here.take(*sealed(datagrams(2, here.layout)[:1]))
+        assert here.table.silent(11.5) == 0
+        assert here.table.silent(12.0) == 0.5
+        here.take(second)
+        here.take(seal(end(2), KEYS[2]))
+        assert here.table.silent(13.0) == 0
+        assert here.table.silent(13.25) == 0.25
+        here.table.take()
+        here.take(*sealed(datagrams(0, here.layout, STEP + 1)[:1] + datagrams(2, here.layout, STEP + 1)[:1]))
+        assert here.table.silent(14.0) == 0, "a new step starts anew"
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 @pytest.mark.skipif(len(KINDS) < 2, reason="no compiler to build the kernel with, or no Linux")

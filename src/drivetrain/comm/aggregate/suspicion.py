@@ -70,18 +70,22 @@ class Quarantine:
 
         A left-out rank was one of the f, so the ranks that remain are judged with f less by as many.
         """
-        suspects = sorted((r for r in reports if self._is_suspect(r)), key=lambda r: (-_guilt(r), r.rank))[:f]
+        suspects = sorted((r for r in reports if self.reason(r)), key=lambda r: (-_guilt(r), r.rank))[:f]
         while suspects and len(reports) - len(suspects) < rule.min_n(f - len(suspects)):
             suspects.pop()
         return [report.rank for report in suspects]
 
-    def _is_suspect(self, report: RankReport) -> bool:
+    def reason(self, report: RankReport) -> str | None:
+        """Why a rank is suspect, in words; None when it is not."""
         if report.rounds < self.after:
-            return False
+            return None
         if report.nonfinite > self.nonfinite_share * report.rounds:
-            return True
+            return f"NaN or infinity in {report.nonfinite} of {report.rounds} rounds"
         unchosen = report.selected_share is None or report.selected_share < self.selected
-        return report.z_distance > self.z and unchosen
+        if report.z_distance <= self.z or not unchosen:
+            return None
+        chosen = "" if report.selected_share is None else f", chosen in {report.selected_share:.0%} of the rounds"
+        return f"{report.z_distance:.1f} deviations farther out than the others{chosen}"
 
 
 def _guilt(report: RankReport) -> float:

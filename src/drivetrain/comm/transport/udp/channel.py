@@ -68,6 +68,7 @@ class LossyChannel:
         address: as in `keys.open_door`.
         rate: what this rank sends on its link, headers included: "20mbit", bit/s, or None for no limit.
         deadline_s: how long a step takes at most, from its `send` (or `receive`, if that comes first).
+        quiet_s: a rank that began to send and is then not heard for so long has ended: its end marks were lost.
         loss: "mask", "stale", "zero", "drop" or "random" (loss.py).
         dtype: float32 or float16, of the values on the wire.
         drop: for tests only: drop(step, plan) gives bool [datagrams], True for those that are not to be sent.
@@ -87,6 +88,7 @@ class LossyChannel:
         address: str | None = None,
         rate: str | float | None = None,
         deadline_s: float = 1.0,
+        quiet_s: float = 0.2,
         loss: LossPolicy = "mask",
         dtype: torch.dtype = torch.float32,
         drop: Drop | None = None,
@@ -96,13 +98,14 @@ class LossyChannel:
     ) -> None:
         if dtype not in (torch.float32, torch.float16):
             raise InvalidValue(f"comm: udp: dtype {dtype}, wanted torch.float32 or torch.float16")
-        if not (math.isfinite(deadline_s) and deadline_s > 0):
-            raise InvalidValue(f"comm: udp: deadline_s={deadline_s!r}, wanted seconds above 0")
+        for name, value in (("deadline_s", deadline_s), ("quiet_s", quiet_s)):
+            if not (math.isfinite(value) and value > 0):
+                raise InvalidValue(f"comm: udp: {name}={value!r}, wanted seconds above 0")
         if not dist.is_initialized():
             raise RunFailed(
                 "comm: udp: a channel needs torch.distributed", hint="call torch.distributed.init_process_group first"
             )
-        self.deadline_s, self.dtype, self.drop = deadline_s, dtype, drop
+        self.deadline_s, self.quiet_s, self.dtype, self.drop = deadline_s, quiet_s, dtype, drop
         self.rate = None if rate is None else _rate(rate)
         self._fill = Fill(loss, seed)
         layout = Layout(tuple(sizes), dtype.itemsize)
@@ -113,6 +116,7 @@ class LossyChannel:
         self.planned_bytes = int(self.plan.count.astype(np.int64).sum()) * dtype.itemsize + len(self.plan) * OVERHEAD
         self._check_deadline()
         self.sent = self.sent_datagrams = 0
+        self._expected = self._missed = 0.0
         self._table = Table(layout, self.world_size, self.rank, dtype, first_step)
         self._start(kernel.load() is not None if native is None else native)
 
@@ -157,17 +161,22 @@ class LossyChannel:
         self.sent += round(count / max(len(self.plan), 1) * self.planned_bytes)
 
     def receive(self) -> Arrived:
-        """Wait until all of this step came, or every rank has said that it sent all, or the deadline; end the step."""
+        """Wait until all of this step came, or every rank has ended, or the deadline; then end the step."""
         until = self._deadline()
         with self._changed:
             while self._table.pending():
-                left = until - time.monotonic()
-                if left <= 0:
+                now = time.monotonic()
+                if now >= until or self._table.silent(now) >= self.quiet_s:
                     break
-                self._changed.wait(left)
+                self._changed.wait(min(until - now, self.quiet_s / 4))
             values, mask, lost = self._table.take()
             self._until = None
         return self._arrived(values.float(), mask, lost)
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the datagrams with values, from all other ranks in all steps, that did not come in time."""
+        return self._missed / self._expected if self._expected else 0.0
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -216,6 +225,8 @@ class LossyChannel:
         return self._until
 
     def _arrived(self, values: Tensor, mask: Tensor | None, lost: Tensor) -> Arrived:
+        self._expected += (self.world_size - 1) * self._table.layout.chunks
+        self._missed += (float(lost.sum()) - float(lost[self.rank])) * self._table.layout.chunks
         absent = [] if mask is None else torch.nonzero(~mask.any(1)).flatten().tolist()
         values, mask = self._fill(values, mask)
         sizes = list(self._table.layout.sizes)

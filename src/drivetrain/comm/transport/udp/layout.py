@@ -17,7 +17,7 @@ from drivetrain.base.errors import InvalidValue
 
 from .datagram import MAX_BYTES, OVERHEAD
 
-END_REPEATS = 3  # one lost end mark would cost the receiver the whole deadline
+END_REPEATS = 3  # without any, the receiver waits until it has been quiet for long
 MOST_TENSORS, MOST_VALUES = 1 << 16, 1 << 32  # what the header's fields can number
 
 

@@ -57,6 +57,7 @@ class Table:
         self.marks = np.zeros((2, n, layout.chunks), dtype=np.uint8)
         self.arrived = np.zeros((2, n), dtype=np.int64)  # chunks of each rank
         self.ended = np.zeros((2, n), dtype=np.uint8)  # whether its end mark came
+        self._heard: dict[int, tuple[int, float]] = {}  # of a rank in this step: chunks, and when they were as many
         self.counted = np.zeros(len(COUNTED), dtype=np.int64)
 
     def slot(self, step: int) -> int:
@@ -69,6 +70,21 @@ class Table:
         here = self.step & 1
         waiting = (self.arrived[here] < self.layout.chunks) & (self.ended[here] == 0)
         return [int(rank) for rank in np.nonzero(waiting)[0] if rank != self.rank]
+
+    def silent(self, now: float) -> float:
+        """For how many seconds no rank has been heard that this step waits for; 0 while one has not yet begun.
+
+        Args:
+            now: seconds; what this says is as exact as the calls are frequent.
+        """
+        here = self.step & 1
+        least = float("inf")
+        for rank in self.pending():
+            count = int(self.arrived[here, rank])
+            if count and self._heard.get(rank, (0, now))[0] != count:
+                self._heard[rank] = (count, now)
+            least = min(least, now - self._heard[rank][1] if count else 0.0)
+        return least
 
     def put_own(self, vector: Tensor) -> None:
         """What this rank gives to itself in this step, [width]; it does not travel."""
@@ -94,5 +110,6 @@ class Table:
         lost = 1 - marks.double().mean(1) if self.layout.chunks else torch.zeros(self.n, dtype=torch.float64)
         mask = None if complete else self.layout.spread(marks)
         self.marks[here], self.arrived[here], self.ended[here] = 0, 0, 0
+        self._heard.clear()
         self.step = (self.step + 1) % STEPS
         return values, mask, lost

@@ -168,8 +168,8 @@ int64_t udp_send(Sender* s, uint32_t step, const uint8_t* const* vectors, const 
     static thread_local uint8_t buffer[BATCH][MOST];
     mmsghdr messages[BATCH];
     iovec parts[BATCH];
-    // A wake-up costs as much as several datagrams, so a quarter of the bucket goes at once.
-    const double at_once = std::isinf(s->rate) ? HUGE_VAL : s->burst / 4;
+    // A wake-up costs as much as several datagrams, a burst may overflow a small queue: a millisecond's bytes at once.
+    const double at_once = std::isinf(s->rate) ? HUGE_VAL : std::min(s->burst / 4, s->rate * 1e-3);
     int64_t sent = 0;
     for (int64_t k = 0; k < s->planned;) {
         int filled = 0;
