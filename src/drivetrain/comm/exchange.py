@@ -220,9 +220,13 @@ class Exchange:
                 self._liveness.tell(error)
             raise
         except RuntimeError as error:
-            raise self._liveness.explain(error) if self._liveness is not None else error from None
+            raise self.explain(error) from None
         account.steps += 1
         return True
+
+    def explain(self, error: RuntimeError) -> RuntimeError:
+        """What a collective's error means: which rank is gone, where that can be found out (it takes seconds)."""
+        return self._liveness.explain(error) if self._liveness is not None else error
 
     def drain(self, gradients: Mapping[str, Tensor]) -> None:
         """Add what the codecs still hold back of some parameters to this rank's gradients, for a plain mean."""

@@ -72,10 +72,25 @@ class Hook:
         named = [(name, p) for name, p in self.ddp.module.named_parameters() if p.requires_grad and name not in ignored]
         self._name_of = {id(p): name for name, p in named}
         self.exchange.register(named)
+        self._name_the_gone()
         try:
             self.ddp.register_comm_hook(self, lambda hook, bucket: hook.take(bucket))
         except (RuntimeError, ValueError) as error:
             raise InvalidValue(f"comm: this DDP model takes no further hook: {str(error).splitlines()[0]}") from None
+
+    def _name_the_gone(self) -> None:
+        """DDP broadcasts buffers in its forward; where that breaks because a rank is gone, say which."""
+        forward = self.ddp.forward
+
+        def named(*inputs: Any, **options: Any) -> Any:
+            try:
+                return forward(*inputs, **options)
+            except RuntimeError as error:
+                if isinstance(error, dist.DistError) or "gloo" in str(error):
+                    raise self.exchange.explain(error) from None
+                raise
+
+        self.ddp.forward = named  # type: ignore[method-assign]
 
     def take(self, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
         """One bucket; called by DDP in the same order on every rank."""

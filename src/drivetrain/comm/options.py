@@ -119,7 +119,7 @@ class Options:
         if sparse and isinstance(rule, Median):
             raise InvalidValue(
                 f"comm: {rule.name} over {sparse[0]}: most values of its messages are zero, so the median is zero too",
-                hint="trimmed-mean, meamed, phocas and multi-krum hold with it; median with codec fp16 or raw",
+                hint="multi-krum, nnm+median, meamed and phocas hold with it; median with codec fp16 or raw",
             )
 
     def _check_sync(self) -> None:

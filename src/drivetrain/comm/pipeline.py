@@ -148,8 +148,6 @@ class Pipeline:
                 f"comm: {ranks_in_words(out)} did not send the same to all ranks in exchange {step}, f is {self.f}",
                 hint="its memory, its link or its will is bad; a robust rule with f > 0 goes on without it",
             )
-        for rank in out:
-            self.suspicion.observe({"nonfinite": [0]}, ranks=[rank])
         return [None if rank in out else message for rank, message in enumerate(arrived)]
 
     def _aggregate(
