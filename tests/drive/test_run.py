@@ -154,10 +154,39 @@ def test_workers_may_exchange_compressed_gradients_and_the_report_tells_the_byte
     assert "did you mean 'krum'" in refused.stderr
 
 
-def test_a_run_cut_off_under_an_exchange_keeps_what_the_codecs_held_back(moons, hashes, monkeypatch):
+def test_a_robust_rule_watches_every_worker(cli, moons):
+    (moons / "drive.toml").write_text(
+        (moons / "drive.toml").read_text() + '\n[train.exchange]\ncodec = "raw"\naggregate = "trimmed-mean"\nf = 1\n'
+    )
+    result = cli("run", "drive.toml", "--set", "train.workers=4", cwd=moons)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    run = moons / "runs" / "moons"
+    account = json.loads((run / "train" / "exchange.json").read_text())
+    assert [row["rank"] for row in account["suspicion"]] == [0, 1, 2, 3] and account["quarantined"] == []
+    page = (run / "report.html").read_text()
+    assert "How suspicious each worker looks" in page and "Seconds by part" in page
+    listed = cli("comm", "suspects", str(run), "--json")
+    assert listed.exit_code == 0, listed.stderr
+
+
+def test_workers_may_average_models_instead_of_gradients(cli, moons):
+    (moons / "drive.toml").write_text(
+        (moons / "drive.toml").read_text() + '\n[train.exchange]\nsync = "fixed:5"\ncodec = "raw"\n'
+    )
+    result = cli("run", "drive.toml", "--set", "train.epochs=6", cwd=moons)
+    assert result.exit_code == 0, result.stdout + result.stderr
+    run = moons / "runs" / "moons"
+    rows = json.loads((run / "train" / "exchange_times.json").read_text())["sync"]["rows"]
+    # Twelve steps an epoch: averaged after 5 and 10, and at the epoch's end, where the model is judged.
+    assert [row["step"] for row in rows[:4]] == [5, 10, 12, 17]
+    assert "Steps between averagings" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("exchange", ['codec = "3lc"', 'codec = "3lc"\nsync = "fixed:5"'])
+def test_a_run_cut_off_under_an_exchange_keeps_what_the_codecs_held_back(exchange, moons, hashes, monkeypatch):
     """A run of six epochs, and one that was stopped after three and resumed from its checkpoint, end alike."""
     text = (moons / "drive.toml").read_text().replace("epochs = 3", "epochs = 6")
-    (moons / "drive.toml").write_text(text + '\n[train.exchange]\ncodec = "3lc"\nmin_numel = 500\n')
+    (moons / "drive.toml").write_text(text + f"\n[train.exchange]\n{exchange}\nmin_numel = 500\n")
     whole = run_drive(read_drive(moons / "drive.toml"), runs=moons / "whole").folder
     model = moons / "model.py"
     source = model.read_text()

@@ -142,7 +142,8 @@ def _explain(error: ChildFailedError, work: Path) -> DrivetrainError:
         if rank not in told and failure.exitcode != -signal.SIGTERM
     ]
     if not silent and told:
-        known: DrivetrainError = pickle.loads(told[min(told)].read_bytes())
+        first = min(told.values(), key=lambda left: left.stat().st_mtime_ns)  # the others tell what followed from it
+        known: DrivetrainError = pickle.loads(first.read_bytes())
         return known
     _, rank, code = min(silent, default=(0, 0, -signal.SIGTERM))
     step = read_step(work / f"steps-{rank}")

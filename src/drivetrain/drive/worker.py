@@ -30,8 +30,8 @@ from drivetrain.base.errors import DrivetrainError, RunFailed
 from drivetrain.base.files import atomic_path, write_bytes, write_json
 from drivetrain.base.modules import explain_failure
 from drivetrain.base.seeds import derive, torch_generator
-from drivetrain.comm import Exchange
 
+from .exchange import Traffic
 from .launch import StepCounter, report_error
 from .trained import build_model, loss_function
 
@@ -101,12 +101,13 @@ class Trainer:
         self.loss = loss_function(task.loss, folder)
         self.model: nn.Module = model
         self.optimizer = optim.build(task.optimizer, model.parameters(), folder=folder, **task.optimizer_options)
-        self.exchange: Exchange | None = None
+        self.parallel: nn.Module = model
+        self.traffic: Traffic | None = None
         if task.exchange is None:
-            self.parallel: nn.Module = DistributedDataParallel(model)
+            self.parallel = DistributedDataParallel(model)
         else:
-            self.exchange = Exchange(**task.exchange)
-            self.parallel, self.optimizer = self.exchange.prepare(model, self.optimizer)
+            self.traffic = Traffic(task.exchange, model, self.optimizer)
+            self.optimizer = self.traffic.optimizer
         tensors = torch.load(work / "tensors.pt", mmap=True, weights_only=True)
         self.train: tuple[Tensor, Tensor] = (tensors["train_x"], tensors["train_y"])
         self.test: tuple[Tensor, Tensor] = (tensors["test_x"], tensors["test_y"])
@@ -156,6 +157,8 @@ class Trainer:
                     hint="a smaller learning rate, clipped gradients, or a look at the data's extremes",
                 )
             loss.backward()
+            if self.traffic is not None:
+                self.traffic.observe(value)
             self.optimizer.step()
         except DrivetrainError:
             raise
@@ -169,6 +172,8 @@ class Trainer:
     def _predict(self) -> Tensor:
         """Outputs for the whole test split, each rank computing its share; equal on all ranks."""
         self.parallel.eval()
+        if self.traffic is not None:
+            self.traffic.settle()
         for buffer in self.model.buffers():  # each rank's batch norm has seen rows of its own; rank 0's is the model's
             dist.broadcast(buffer, 0)
         x = self.test[0]
@@ -185,8 +190,8 @@ class Trainer:
     def _held_back(self) -> list[Any]:
         """What each rank's exchange still owes the others: a checkpoint without it would lose it."""
         states: list[Any] = [None] * self.world
-        if self.exchange is not None:
-            dist.all_gather_object(states, self.exchange.state_dict())
+        if self.traffic is not None:
+            dist.all_gather_object(states, self.traffic.state_dict())
         return states
 
     def _close_epoch(self, epoch: int, outputs: Tensor, held_back: list[Any]) -> None:
@@ -201,7 +206,7 @@ class Trainer:
         self.progress.epoch = epoch + 1
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict() if self.traffic is None or self.traffic.local is None else {},
             "exchange": held_back,
             "progress": vars(self.progress),
         }
@@ -214,9 +219,10 @@ class Trainer:
         # Our own file, which may hold any optimizer's state: not limited to plain weights.
         state = torch.load(checkpoint, weights_only=False)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.exchange is not None:
-            self.exchange.load_state_dict(state["exchange"][self.rank])
+        if self.traffic is None or self.traffic.local is None:  # local updates keep the optimizer's state themselves
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.traffic is not None:
+            self.traffic.load_state_dict(state["exchange"][self.rank])
         self.progress = Progress(**state["progress"])
 
     def _write_artifacts(self, outputs: Tensor) -> None:
@@ -226,8 +232,8 @@ class Trainer:
             np.save(beside, predicted.numpy())
         with atomic_path(self.work / "labels.npy") as beside:
             np.save(beside, self.test[1].numpy())
-        if self.exchange is not None:
-            write_json(self.work / "exchange.json", _account(self.exchange))
+        if self.traffic is not None:
+            self.traffic.write(self.work)
         write_json(self.work / "curves.json", {"steps": self.progress.steps, "epochs": self.progress.epochs})
 
 
@@ -260,17 +266,11 @@ def to_bytes(state: object) -> bytes:
     return buffer.getvalue()
 
 
-def _account(exchange: Exchange) -> dict[str, Any]:
-    """Rank 0's account of the traffic, without seconds, so that equal runs give equal bytes."""
-    report = exchange.report()
-    return {**report.state_dict(), "ratio": report.ratio, "residual_norm": report.residual_norm}
-
-
 def _optimizer_record(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Learning rate and momentum of this step, from the optimizer's own statistics where it keeps some."""
     group = optimizer.param_groups[0]
-    if hasattr(optimizer, "stats"):
-        seen = optimizer.stats()
+    if hasattr(inner := getattr(optimizer, "optimizer", optimizer), "stats"):
+        seen = inner.stats()
         return {"lr": float(seen.lr) * float(group["lr"]), "momentum": float(seen.mu)}
     momentum = group.get("momentum", group.get("betas", (0.0,))[0])
     return {"lr": float(group["lr"]), "momentum": float(momentum)}

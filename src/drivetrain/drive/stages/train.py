@@ -18,8 +18,10 @@ from drivetrain.base.errors import InvalidValue
 from drivetrain.base.files import write_bytes, write_json
 from drivetrain.base.modules import explain_failure, fingerprint, is_spec
 
+from ..exchange import ExchangeConfig
+from ..exchange import show as show_exchange
 from ..launch import launch_workers
-from ..report.parts import Facts, Line, LinePlot, Part, Table, Text
+from ..report.parts import Facts, Line, LinePlot, Part, Text
 from ..splits import read_tensors
 from ..stage import Drive, Outcome, Stage
 from ..trained import build_model, loss_function
@@ -35,15 +37,6 @@ class OptimizerConfig(Section, extra="allow"):
     def options(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
-
-
-class ExchangeConfig(Section):
-    """[train.exchange]: how gradients travel between the workers; without it, DistributedDataParallel's all-reduce."""
-
-    codec: str = Field("3lc", description="3lc, fp16, topk or raw")
-    aggregate: str = Field("average", description="average, or a robust rule such as multi-krum or nnm+median")
-    f: int = Field(0, ge=0, description="workers that may be faulty")
-    min_numel: int = Field(1024, ge=0, description="smaller parameters are sent raw")
 
 
 class TrainConfig(Section):
@@ -175,32 +168,12 @@ def show(folder: Path) -> Iterable[Part]:
         "step", "loss", log=all(record["loss"] > 0 for record in steps),
     )  # fmt: skip
     yield LinePlot("Test accuracy", [Line("test", at, [r["test_accuracy"] for r in epochs])], "step", "share right")
-    if (folder / "exchange.json").exists():
-        yield from _show_exchange(json.loads((folder / "exchange.json").read_text()), task["exchange"])
+    yield from show_exchange(folder, task["exchange"])
     tuned = " (tuned by YellowFin)" if task["optimizer"] == "yellowfin" else ""
     yield Text(f"What the optimizer did{tuned}", level=3)
     rates = [record["lr"] for record in steps]
     yield LinePlot("Learning rate", [Line("learning rate", number, rates)], "step", "learning rate", log=min(rates) > 0)
     yield LinePlot("Momentum", [Line("momentum", number, [r["momentum"] for r in steps])], "step", "momentum")
-
-
-def _show_exchange(account: dict[str, Any], config: dict[str, Any]) -> Iterable[Part]:
-    yield Text("What the workers sent", level=3)
-    yield Facts(
-        {
-            "codec": config["codec"],
-            "rule": f"{config['aggregate']}, f = {config['f']}",
-            "bytes a step and worker": account["wire"] // max(account["steps"], 1),
-            "times fewer than float32": account["ratio"],
-            "held back by push codecs": account["residual_norm"]["push"],
-            "held back by pull codecs": account["residual_norm"]["pull"],
-        }
-    )
-    rows = [
-        (name, raw // account["steps"], wire // account["steps"], raw / wire)
-        for name, (raw, wire) in account["parameters"].items()
-    ]
-    yield Table(("parameter", "float32 bytes a step", "pushed bytes a step", "ratio"), rows)
 
 
 STAGE = Stage("train", "Training", ("data",), TrainConfig, run, inputs, show, needs=("data",))
