@@ -14,7 +14,7 @@ def test_over_loopback_bytes_fall_and_the_loss_stays(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--loopback", "--ranks", "2", "--steps", "80"],
+        [sys.executable, str(SCRIPT), "--loopback", "--ranks", "2", "--steps", "120"],
         cwd=tmp_path, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

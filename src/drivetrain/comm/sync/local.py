@@ -69,7 +69,8 @@ class LocalUpdate(OptimizerWrapper):
             (more bytes), "keep". "auto": reset for SGD and its kind, keep for Adam and its kind, whose bias
             correction a reset would break.
         average_buffers: average the model's buffers too (batch norm's statistics drift apart quickly).
-        codec: carries the changes, both ways, with error feedback: a name, a `Codec`, or `CodecRules`.
+        codec: carries the changes, both ways, with error feedback: a name, a `Codec`, or `CodecRules`. By name, 3lc
+            takes blocks of 256: averagings are rare, and error feedback mends what coarse scales hold back slowly.
         aggregator: a robust rule of `comm.aggregate` in place of the mean, by name or object, for `f` hostile ranks.
         weights: this rank's weight in the mean, or "steps": by the local steps it did. None: equal.
         balance: ranks whose steps are faster than the slowest one's do more of them in a period.
@@ -115,7 +116,8 @@ class LocalUpdate(OptimizerWrapper):
         self.delay, self.balance, self.levels = delay, balance, levels
         self.layout = Layout(model, optimizer, buffers=average_buffers, momentum=self.momentum == "average")
         weights = "steps" if weights is None and balance else weights
-        codec = codecs.get(codec) if isinstance(codec, str) else codec
+        if isinstance(codec, str):
+            codec = codecs.get(codec, **({"block": 256} if codec.casefold() == "3lc" else {}))
         aggregator = aggregate.get(aggregator) if isinstance(aggregator, str) else aggregator
         if aggregator is not None and weights is not None:
             raise InvalidValue("comm: a robust rule weighs the ranks itself: give weights or an aggregator")
