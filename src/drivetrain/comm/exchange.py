@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -178,7 +179,7 @@ class Exchange:
         self._order = [name for name, _ in named]
         self._sizes = [(name, p.numel()) for name, p in named]
         self._lay_out(self.options.topology)
-        if self._liveness is None and isinstance(self.transport, Collective):
+        if self._liveness is None and dist.is_initialized():
             self._liveness = Liveness(
                 self.transport.rank, self.transport.world_size, self.options.timeout_s, self.courier.fail
             )

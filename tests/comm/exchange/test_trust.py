@@ -84,7 +84,7 @@ REFUSED = [
     ("Exchange(pull='delta', topology='allgather')", "needs owners"),
     ("Exchange(topology='allgather', trust='server')", "topology=\"allgather\" is for trust=\"sharded\""),
     ("Exchange(sync='fixed:4', trust='server')", "trust='server' is for exchanges at every step"),
-    ("Exchange(transport='upd')", "transport 'upd' is unknown"),
+    ("Exchange(transport='upd')", "did you mean 'udp'"),
     ("Exchange(warmup_steps=-1)", "warmup_steps=-1, wanted a whole number"),
     ("delta('LBFGS')", "LBFGS may not bear"),
 ]  # fmt: skip

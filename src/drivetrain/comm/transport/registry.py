@@ -20,8 +20,15 @@ def collective(timeout_s: float, deadline_s: float | None) -> Transport:
     return Collective(timeout_s)
 
 
+def udp(timeout_s: float, deadline_s: float | None) -> Transport:
+    """Gradients by lossy UDP at full rate; `Udp(rate=...)` as an object says more."""
+    from .udp import Udp
+
+    return Udp(timeout_s=timeout_s) if deadline_s is None else Udp(timeout_s=timeout_s, deadline_s=deadline_s)
+
+
 # Each makes a transport from (timeout_s, deadline_s); called on all ranks at the same place.
-TRANSPORTS: dict[str, Callable[[float, float | None], Transport]] = {"collective": collective}
+TRANSPORTS: dict[str, Callable[[float, float | None], Transport]] = {"collective": collective, "udp": udp}
 
 
 def get(transport: str | Transport, timeout_s: float, deadline_s: float | None) -> Transport:
