@@ -8,6 +8,7 @@ from .mlp import MLP, mlp
 from .mobilenet import MobileNetV1, mobilenet_v1
 from .registry import NETS, build
 from .resnet import CifarResNet, ResNet, resnet18, resnet20, resnet50, resnet110
+from .sru import SRUTextClassifier, sru_classifier
 from .vgg import VGG16, vgg16
 from .wcnn import TextWCNN, text_wcnn
 
@@ -21,6 +22,7 @@ __all__ = [
     "LeNet5",
     "MobileNetV1",
     "ResNet",
+    "SRUTextClassifier",
     "SmallCNN",
     "TextWCNN",
     "build",
@@ -35,6 +37,7 @@ __all__ = [
     "resnet50",
     "resnet110",
     "small_cnn",
+    "sru_classifier",
     "text_wcnn",
     "vgg16",
 ]

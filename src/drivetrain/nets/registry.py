@@ -15,6 +15,7 @@ from .lstm import lstm_language_model
 from .mlp import mlp
 from .mobilenet import mobilenet_v1
 from .resnet import resnet18, resnet20, resnet50, resnet110
+from .sru import sru_classifier
 from .vgg import vgg16
 from .wcnn import text_wcnn
 
@@ -22,7 +23,7 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     net.__name__: net
     for net in (
         densenet121, densenet_small, lenet5, lstm_language_model, mlp, mobilenet_v1,
-        resnet18, resnet20, resnet50, resnet110, small_cnn, text_wcnn, vgg16,
+        resnet18, resnet20, resnet50, resnet110, small_cnn, sru_classifier, text_wcnn, vgg16,
     )
 }  # fmt: skip
 

@@ -26,9 +26,11 @@ from .lower import choose
 from .price import Objective, Pricer
 from .rule import Rule, simplify
 from .rules import RULES
-from .search import Search, search
-from .split import join, split
-from .term import Graph
+from .search import search
+from .split import join, seams, split
+from .term import Graph, Node
+
+Neighbours = Callable[[Graph], Iterator[tuple[str, Graph]]]
 
 
 @dataclass(frozen=True)
@@ -225,30 +227,45 @@ def _searched(
     graph: Graph, rules: Sequence[Rule], pricer: Pricer, objective: Objective,
     alpha: float, budget: int, threshold: int, seconds: float,
 ) -> tuple[list[Graph], list[str], tuple[int, int]]:  # fmt: skip
-    """The program as it came and as the search over its parts made it; which rules; graphs explored and seen."""
-    tried = [rule for rule in rules if not rule.always]
-    always = [rule for rule in rules if rule.always]
+    """The program as it came and as the search made it; which rules; graphs explored and seen."""
+    always, tried = [rule for rule in rules if rule.always], [rule for rule in rules if not rule.always]
+    if not tried:
+        return [graph], [], (0, 0)
     end = time.monotonic() + seconds
 
-    def neighbours(item: Graph) -> Any:
-        for rule in tried:
-            for change in rule.changes(item):
-                yield rule.name, simplify(item.replace(change.new), always)[0]
+    def price(item: Graph) -> float:
+        return objective.of(pricer.graph(item))
 
-    parts = split(graph, tried, threshold) if tried else []
-    better, path, explored, seen = [], list[str](), 0, 0
-    for number, part in enumerate(parts):
-        share = max(0.0, end - time.monotonic()) / (len(parts) - number)
-        found: Search[Graph] = search(
-            part.graph, neighbours, lambda item: objective.of(pricer.graph(item)), lambda item: item.digest,
-            alpha=alpha, budget=max(1, budget // len(parts)), time_limit_s=share, keep=1,
-        )  # fmt: skip
-        better.append(found.best[0].item)
+    def made_by(some: Sequence[Rule], anchors: Sequence[Node] | None = None) -> Neighbours:
+        def neighbours(item: Graph) -> Iterator[tuple[str, Graph]]:
+            here = None if anchors is None else [node for node in anchors if node in item.users]
+            for rule in some:
+                for change in rule.changes(item, here):
+                    yield rule.name, simplify(item.replace(change.new), always)[0]
+
+        return neighbours
+
+    def best(start: Graph, neighbours: Neighbours, taken: int, until: float) -> Graph:
+        left = max(0.0, until - time.monotonic())
+        found = search(
+            start, neighbours, price, lambda item: item.digest, alpha=alpha, budget=taken, time_limit_s=left, keep=1
+        )
         path.extend(found.best[0].path)
-        explored, seen = explored + found.explored, seen + found.seen
-    joined = simplify(join(graph, parts, better), always)[0] if parts else graph
+        counts[0], counts[1] = counts[0] + found.explored, counts[1] + found.seen
+        return found.best[0].item
+
+    path, counts = list[str](), [0, 0]
+    wide = best(graph, made_by([rule for rule in tried if rule.whole]), budget, end)
+    parts = split(wide, tried, threshold)
+    better = []
+    for number, part in enumerate(parts):
+        share = time.monotonic() + max(0.0, end - time.monotonic()) / (len(parts) - number + 1)
+        better.append(best(part.graph, made_by(tried), max(1, budget // len(parts)), share))
+    joined = simplify(join(wide, parts, better), always)[0]
+    if len(parts) > 1:
+        joined = best(joined, made_by(tried, seams(parts, joined)), max(1, budget // len(parts)), end)
     forms = [graph] if joined.digest == graph.digest else [graph, joined]
-    return forms, path, (explored, seen)
+    return forms, path, (counts[0], counts[1])
 
 
 def _compare(

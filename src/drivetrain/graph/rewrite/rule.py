@@ -30,6 +30,7 @@ class Rule:
         says: the equation, for the report.
         needs: the exact conditions, in words.
         always: applied wherever it fires (it never makes a graph slower); other rules are tried by the search.
+        whole: joins operators from all over a program, so it is tried before the program is cut.
         inference_only: changes what gradients see (folding running statistics).
     """
 
@@ -38,6 +39,7 @@ class Rule:
     says: str
     needs: str
     always: bool = False
+    whole: bool = False
     inference_only: bool = False
 
     def find(self, graph: Graph, anchor: Node) -> Iterator[dict[Node, Node]]:

@@ -60,7 +60,6 @@ def cut(order: Sequence[Node], capacity: Mapping[Node, int]) -> set[Node]:
                 flow.add_edge((node, "in"), (inner, "in"))  # what the first part reads belongs to it
     for node in order[:quarter]:
         flow.add_edge("source", (node, "in"))
-        flow.add_edge("source", (node, "out")) if node is not order[quarter - 1] else None
     for node in order[-quarter:]:
         flow.add_edge((node, "in"), "sink")
     _, (near, _) = networkx.minimum_cut(flow, "source", "sink")
@@ -98,6 +97,16 @@ def join(graph: Graph, parts: Sequence[Part], better: Sequence[Graph]) -> Graph:
     return Graph(graph.arena, graph.inputs, graph.outputs).replace(
         {node: new for node, new in now.items() if new is not node}
     )
+
+
+def seams(parts: Sequence[Part], joined: Graph, reach: int = 2) -> list[Node]:
+    """Nodes of the joined program near the boundaries: parts are the best there are only inside."""
+    edge = {node for part in parts for node in part.gives if node in joined.users}
+    for _ in range(reach):
+        edge |= {user for node in edge for user in joined.users[node]} | {
+            inner for node in edge for inner in node.inputs if not inner.constant
+        }
+    return [node for node in joined.order if node in edge]
 
 
 def _part(graph: Graph, nodes: list[Node], number: int) -> Part:

@@ -77,6 +77,7 @@ class BatchOverTime(Rule):
     name, number = "batch-over-time", "R13"
     says = "x1 w, x2 w, ... = split(cat(x1, x2, ...) w)"
     needs = "same weight, bias and activation, no residual; no input depends on another of these products"
+    whole = True
 
     def find(self, graph: Graph, anchor: Node) -> Iterator[dict[Node, Node]]:
         """Anchored at the weight; all independent products at once."""
@@ -102,14 +103,17 @@ class BatchOverTime(Rule):
 
 
 def stacked(graph: Graph, rows: list[Node]) -> Node:
-    """Matrices one under another; a view where they are all the steps of one sequence, in order."""
-    call = graph.arena.call
-    first = rows[0]
-    if first.op is aten.select.int and first.args[1] == 0:
-        sequence = first.args[0]
+    """Matrices one under another; one reshape where they are all the steps of one sequence, in order."""
+    call, first = graph.arena.call, rows[0]
+    if first.op is aten.select.int:
+        sequence, axis = first.args[:2]
+        axis %= len(sequence.shape)
         steps = [row.args[2] if row.op is aten.select.int and row.args[:2] == first.args[:2] else None for row in rows]
-        if steps == list(range(sequence.shape[0])):
-            return call(aten.reshape.default, sequence, (-1, first.shape[1]))
+        if steps == list(range(sequence.shape[axis])):
+            others = [other for other in range(len(sequence.shape)) if other != axis]
+            return call(
+                aten.reshape.default, call(aten.permute.default, sequence, [axis, *others]), (-1, first.shape[1])
+            )
     return call(aten.cat.default, rows, 0)
 
 
