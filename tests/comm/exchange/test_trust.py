@@ -86,7 +86,7 @@ REFUSED = [
     ("Exchange(sync='fixed:4', trust='server')", "trust='server' is for exchanges at every step"),
     ("Exchange(transport='upd')", "did you mean 'udp'"),
     ("Exchange(warmup_steps=-1)", "warmup_steps=-1, wanted a whole number"),
-    ("delta('LBFGS')", "LBFGS may not bear"),
+    ("Exchange(pull='delta').prepare(m := network(), torch.optim.LBFGS(m.parameters()))", "LBFGS may not bear"),
 ]  # fmt: skip
 
 
