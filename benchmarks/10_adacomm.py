@@ -63,6 +63,7 @@ def main() -> None:
     options.add_argument("--rate", choices=RATES)
     options.add_argument("--jobs", help="Run as a rank: method@seed|method@seed|...")
     options.add_argument("--out", type=Path, help="Keep the runs of this part here, and go on from it.")
+    options.add_argument("--report", action="store_true", help="Measure nothing: tell what --out holds.")
     options.add_argument("--seeds", type=int, default=3, help="Of the methods whose medians decide.")
     options.add_argument("--methods", help="Only these, a|b|...; the others are taken from --out.")
     chosen = options.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
         os._exit(0)  # taking gloo's threads down aborts now and then
     parts = [(t, r) for t in TASKS for r in RATES if chosen.task in (None, t) and chosen.rate in (None, r)]
     runs: dict[str, Any] = json.loads(chosen.out.read_text()) if chosen.out and chosen.out.exists() else {}
-    for task, rate in parts:  # each part takes three to six minutes
+    for task, rate in [] if chosen.report else parts:  # each part takes three to six minutes
         measure(task, rate, runs, chosen.seeds, chosen.methods.split("|") if chosen.methods else None)
         if chosen.out:
             chosen.out.write_text(json.dumps(runs))
