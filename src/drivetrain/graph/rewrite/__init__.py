@@ -2,7 +2,8 @@
 
 from .optimize import OptimizeResult, optimize
 from .price import Objective
+from .report import to_html
 from .rule import Change, Rule
 from .rules import RULES
 
-__all__ = ["RULES", "Change", "Objective", "OptimizeResult", "Rule", "optimize"]
+__all__ = ["RULES", "Change", "Objective", "OptimizeResult", "Rule", "optimize", "to_html"]

@@ -20,8 +20,9 @@ from torch.utils import _pytree as pytree
 from drivetrain.base.errors import InvalidValue, RunFailed, unknown_name
 from drivetrain.base.timing import Timing, interleave
 
+from ..capture import Program, capture
 from ..cost import Cost, CostTable, default_path
-from .convert import fold, from_fx
+from .convert import NotRewritable, fold, from_fx, to_fx
 from .lower import choose
 from .price import Objective, Pricer
 from .rule import Rule, simplify
@@ -73,7 +74,16 @@ class OptimizeResult:
     seen: int = 0
     seconds: float = 0.0
     refused: dict[str, str] = field(default_factory=dict)
-    graph: Graph | None = None
+    searched: _Candidates | None = None
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def program(self) -> Program:
+        """The rewritten program in plain ATen operators, for `save` and other tools; no lowering is in it."""
+        assert self.searched is not None
+        module = self.searched.build(self.searched.forms[-1], to_fx, channels_last=False)
+        args, kwargs = self.arguments
+        with torch.no_grad():
+            return capture(module.eval(), args, kwargs)
 
     @property
     def measured_before_ms(self) -> float:
@@ -97,7 +107,6 @@ class Optimized(nn.Module):
     Args:
         runner: flat tensors in, flat outputs out.
         in_spec, out_spec: the original's structure of arguments and results.
-        used: positions of the flat arguments that the program takes.
         channels_last: 4-D arguments are brought into this memory format first.
     """
 
@@ -119,8 +128,8 @@ class Optimized(nn.Module):
 
 
 def optimize(
-    target: nn.Module,
-    args: tuple[Any, ...],
+    target: nn.Module | torch.export.ExportedProgram | Program,
+    args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
     rules: str | Sequence[Rule] = "default",
@@ -137,8 +146,8 @@ def optimize(
     """Make a module's inference faster on this machine, for inputs like the given ones.
 
     Args:
-        target: in evaluation mode.
-        args, kwargs: example inputs; sizes are those that will be served.
+        target: a module in evaluation mode, or a captured program.
+        args, kwargs: example inputs of a module; sizes are those that will be served.
         rules: "default", "always" (no search), or rules.
         cost: what the search minimises: "time", "flops", "bytes", "launches", or an `Objective` with limits.
         alpha: how much dearer than the best a program may be to be followed; 1 is greedy.
@@ -154,10 +163,8 @@ def optimize(
         InvalidValue: alpha below 1 and other values out of range; the module is in training mode.
         NotRewritable: the captured program mutates tensors or has shapes that depend on data.
     """
-    if target.training:
-        raise InvalidValue(
-            "graph: the module is in training mode", hint="call .eval() first; or optimise with train=True"
-        )
+    if isinstance(target, nn.Module) and target.training:
+        raise InvalidValue("graph: the module is in training mode", hint="call .eval() first")
     started = time.monotonic()
     lowerings = choose(then)
     chosen = _rules(rules)
@@ -165,16 +172,16 @@ def optimize(
     if not isinstance(table, CostTable):
         table = CostTable(table or default_path())
     with torch.no_grad():
-        exported = torch.export.export(target, args, dict(kwargs or {})).run_decompositions()
-    signature = exported.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **dict(getattr(signature, "inputs_to_lifted_tensor_constants", {})),
-    }
-    state = {**exported.state_dict, **exported.constants}
+        program = target if isinstance(target, Program) else capture(target, args, kwargs)
+    if program.writes:
+        raise NotRewritable(
+            f"graph: the program writes {', '.join(program.writes)} at each call", hint="is a module in training mode?"
+        )
+    args, kwargs = program.example_call
+    original = target if isinstance(target, nn.Module) else program.as_module()
+    names, state = {node.name: name for name, node in program.state_nodes.items()}, program.state
     images = any(isinstance(x, Tensor) and x.dim() == 4 for x in pytree.tree_leaves((args, kwargs)))
-    whole = from_fx(exported.graph, names, channels_last=images)
+    whole = from_fx(program.module.graph, names, channels_last=images)
     simple, changes = simplify(whole, [rule for rule in chosen if rule.always])
     simple, state = fold(simple, state)
     pricer = Pricer(table, measured=objective.metric == "time" or any(name == "time" for name, _ in objective.limits))
@@ -182,12 +189,13 @@ def optimize(
     forms, path, outcome = _searched(simple, chosen, pricer, objective, alpha, budget, split_threshold, left)
     table.save()
     result = OptimizeResult(
-        target, "original", _steps([change.rule for change in changes], path),
+        original, "original", _steps([change.rule for change in changes], path),
         pricer.graph(simple), pricer.graph(forms[-1]), {}, 0.0, *outcome,
     )  # fmt: skip
-    candidates = _Candidates(forms, state, lowerings, images, exported.call_spec.in_spec, exported.call_spec.out_spec)
-    _compare(target, args, dict(kwargs or {}), candidates, tolerance, rounds, result)
-    result.graph, result.seconds = forms[-1], time.monotonic() - started
+    candidates = _Candidates(forms, state, lowerings, images, program.in_spec, program.out_spec)
+    _compare(original, args, kwargs, candidates, tolerance, rounds, result)
+    result.searched, result.seconds = candidates, time.monotonic() - started
+    result.arguments = args, kwargs
     return result
 
 
@@ -206,10 +214,11 @@ class _Candidates:
         """Each one's name, and a function that builds it."""
         for name, lower in self.lowerings.items():
             for number, form in enumerate(self.forms):
-                build = partial(self._build, form, lower, self.images and name != "onnxruntime")
+                build = partial(self.build, form, lower, channels_last=self.images and name != "onnxruntime")
                 yield (name if number == 0 else f"{name} after search"), build
 
-    def _build(self, form: Graph, lower: Any, channels_last: bool) -> nn.Module:
+    def build(self, form: Graph, lower: Any, channels_last: bool) -> nn.Module:
+        """One form under one lowering, called as the original is."""
         return Optimized(lower(*fold(form, self.state)), self.in_spec, self.out_spec, channels_last)
 
 
