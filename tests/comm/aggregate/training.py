@@ -54,6 +54,8 @@ def train(exchange: Exchange, attack=None, attackers: int = 2, steps: int = STEP
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     _, optimizer = exchange.prepare(model, torch.optim.SGD(model.parameters(), lr=1.0))
+    # To 0 in the end: what is compared is where training ends, not the noise of its last steps.
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
     order = torch.Generator().manual_seed(RANK)
     try:
         for step in range(steps):
@@ -65,6 +67,7 @@ def train(exchange: Exchange, attack=None, attackers: int = 2, steps: int = STEP
                 for parameter in model.parameters():
                     attack(parameter.grad, step)
             optimizer.step()
+            schedule.step()
     except DrivetrainError as error:
         exchange.close()
         return {"error": f"{type(error).__name__}: {error}"}
