@@ -40,16 +40,16 @@ class System:
 
 
 SYSTEMS: tuple[System, ...] = (
-    System(1, "3LC gradient compression", "comm", "comm bench", "threelc"),
+    System(1, "3LC gradient compression", "comm", "comm bench", "threelc", works=True),
     System(2, "attack transfer across compression", "audit", "audit transfer", "compress-audit"),
     System(3, "BlueConnect all-reduce", "comm", "comm plan", "blueconnect"),
     System(4, "CaTDet video cascade", "video", "video run", "catdet"),
     System(5, "PyTorch-BigGraph embeddings", "embed", "embed train", "biggraph"),
-    System(6, "AggregaThor robust aggregation", "comm", "comm suspects", "aggregathor"),
+    System(6, "AggregaThor robust aggregation", "comm", "comm audit", "aggregathor", works=True),
     System(7, "P3 communication scheduling", "comm", "comm simulate", "p3"),
     System(8, "statistical CI", "ci", "ci check", "ci", works=True),
     System(9, "RLgraph", "rl", "rl train", "rlgraph"),
-    System(10, "AdaComm adaptive local SGD", "comm", "comm tau", "adacomm"),
+    System(10, "AdaComm adaptive local SGD", "comm", "comm tau", "adacomm", works=True),
     System(11, "ternary hybrid neural trees", "compress", "compress tree", "hybrid-tree"),
     System(12, "MetaFlow graph substitutions", "graph", "graph optimize", "metaflow"),
     System(13, "discrete text attacks", "audit", "audit text", "text-attack"),

@@ -22,7 +22,7 @@ from drivetrain.base.errors import DrivetrainError, RunFailed, nearest
 ROOMS = {
     "data": "statistics, schema, anomalies, drift and skew of data (17)",
     "optim": "optimizers that tune themselves (22)",
-    "comm": "gradient traffic, in the making: tensors as .3lc files",
+    "comm": "gradients over slow, shared or hostile networks (1, 6, 10)",
     "ci": "a statistically sound gate for new models (8)",
 }
 # commands of the house itself, each a function in drivetrain.cli.<module>
