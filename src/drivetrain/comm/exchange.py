@@ -100,6 +100,7 @@ class Exchange:
                 raise unknown_name(f"comm: {slot}", found, [known])
         auto = isinstance(codec, str) and codec.casefold() == "auto"
         named = "raw" if auto else codec
+        self._by_name = named if isinstance(named, str) else None
         self.codecs = named if isinstance(named, CodecRules) else CodecRules(named, rules, min_numel=min_numel)
         self.rule = aggregation.get(aggregate)
         quarantine = Quarantine() if quarantine is True else quarantine or None
@@ -342,9 +343,10 @@ class Exchange:
             raise InvalidValue(
                 "comm: sync averages models over the collective transport", hint='transport="collective"'
             )
-        plain = self.codecs.default.name == "raw" and not self.codecs.rules
+        # Given by name alone, a codec gets the defaults that suit models' changes, which are not those for gradients.
+        codec = self.codecs if self.codecs.rules or self._by_name is None else self._by_name
         _, local = prepare_local(
-            model, optimizer, self.options.sync, codec=None if plain else self.codecs, aggregate=self.rule,
+            model, optimizer, self.options.sync, codec=codec, aggregate=self.rule,
             f=self.options.f, timeout=self.options.timeout_s,
         )  # fmt: skip
         return local

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,7 +83,7 @@ class Traffic:
         report = self.exchange.report()
         account = {
             **report.state_dict(), "ratio": report.ratio, "residual_norm": report.residual_norm,
-            "suspicion": [asdict(row) if is_dataclass(row) else dict(row) for row in report.suspicion],
+            "suspicion": [asdict(row) for row in report.suspicion],
             "quarantined": report.quarantined, "skipped": report.skipped,
         }  # fmt: skip
         write_json(folder / ACCOUNT, account)
