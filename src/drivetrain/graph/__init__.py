@@ -1,8 +1,8 @@
 """The program: one IR, the ATen-level `torch.fx.GraphModule`, with doors into it and checked passes over it.
 
-program = capture(model, (x,))                      a whole model, through torch.export
-torch.compile(model, backend="drivetrain")          what Dynamo captures, through the same passes
-@function                                           staging: a Python function, traced once for each kind of call
+- `capture(model, (x,))`: a whole model as a `Program`, through torch.export
+- `torch.compile(model, backend="drivetrain")`: what Dynamo captures, through the same passes
+- `@function`: staging, a Python function traced once for each kind of call
 """
 
 from __future__ import annotations
@@ -16,17 +16,44 @@ from .capture import Program, capture
 if TYPE_CHECKING:
     from .ir import normalise, source_line, structural_hash, tensor_meta
     from .passes import PassContext
+    from .staging import Capture, Concrete, Function, Spec, function, init_scope, is_tracing, load, py_call
 
 # name -> file of this room; loaded at first use, since most of them need what takes torch a second to import
 _DOORS = {
+    "Capture": "staging",
+    "Concrete": "staging",
+    "Function": "staging",
     "PassContext": "passes",
+    "Spec": "staging",
+    "function": "staging",
+    "init_scope": "staging",
+    "is_tracing": "staging",
+    "load": "staging",
     "normalise": "ir",
+    "py_call": "staging",
     "source_line": "ir",
     "structural_hash": "ir",
     "tensor_meta": "ir",
 }
 
-__all__ = ["PassContext", "Program", "capture", "normalise", "source_line", "structural_hash", "tensor_meta"]
+__all__ = [
+    "Capture",
+    "Concrete",
+    "Function",
+    "PassContext",
+    "Program",
+    "Spec",
+    "capture",
+    "function",
+    "init_scope",
+    "is_tracing",
+    "load",
+    "normalise",
+    "py_call",
+    "source_line",
+    "structural_hash",
+    "tensor_meta",
+]
 
 
 def __getattr__(name: str) -> Any:

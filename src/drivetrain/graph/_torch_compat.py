@@ -5,13 +5,23 @@ Tested with torch 2.13. A later torch that lacks one of them is told by name at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.source import ConstantSource
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental import _config as _symbolic_config
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._sympy.printers import PythonPrinter
+
+from .errors import current_line
 
 TESTED = "2.13"
 
@@ -53,3 +63,159 @@ def real_tensor(value: Any) -> bool:
 def keep_lines_of(function: Callable[..., Any]) -> None:
     """Make torch.export record source lines of a function that is no module's forward."""
     fx.proxy._register_stack_trace_anchor(function)
+
+
+class RecordingTracer(proxy_tensor.PythonKeyTracer):
+    """make_fx's tracer, that notes for each node the user's source line and whether gradients were on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.record_stack_traces = False
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node: fx.Node = super().create_node(*args, **kwargs)
+        node.meta["grad"] = torch.is_grad_enabled()
+        line = current_line()
+        if line is not None and node.op not in ("placeholder", "output"):
+            node.meta["stack_trace"] = f'File "{line.file}", line {line.number}, in {line.function}\n    {line.code}'
+        return node
+
+
+class _Maker(proxy_tensor._MakefxTracer):
+    """make_fx with a tracer of ours."""
+
+    def __init__(self, tracer: RecordingTracer, pre_dispatch: bool) -> None:
+        super().__init__(None, "real", False, pre_dispatch, False, False, True)
+        self._tracer = tracer
+
+    @contextmanager
+    def _init_modes_from_inputs(self, f: Callable[..., Any], args: tuple[object, ...]) -> Iterator[None]:
+        before = self._checkpoint_modes()
+        try:
+            self.fx_tracer = self._tracer
+            self._construct_modes_with_fx_tracer(self._tracer)
+            yield
+        finally:
+            self._restore_modes(*before)
+
+
+def trace_flat(
+    run: Callable[..., Any], inputs: Sequence[Any], mode: FakeTensorMode, tracer: RecordingTracer, pre_dispatch: bool
+) -> fx.GraphModule:
+    """Run a function of flat fake tensors once and record its operators.
+
+    pre_dispatch records what the program called (linear, batch_norm, in-place writes, views), above autograd: running
+    the graph builds the same autograd graph as the program would have. Functional transforms need it off.
+    """
+    with mode:
+        found: fx.GraphModule = _Maker(tracer, pre_dispatch).trace(run, *inputs)
+    return found
+
+
+def track(value: Any, proxy: Any, tracer: RecordingTracer) -> Any:
+    """Tell the tracer which proxies stand for fake tensors."""
+    with torch._C.DisableTorchFunction():  # the tracer's own torch calls are none of the program's
+        return proxy_tensor.track_tensor_tree(value, proxy, constant=None, tracer=tracer)
+
+
+def proxies_of(values: Sequence[Any], tracer: RecordingTracer) -> tuple[Any, ...]:
+    """The proxies that stand for tracked values; other values as they are."""
+    found = [
+        proxy_tensor.get_proxy_slot(v, tracer, v, lambda p: p.proxy) if isinstance(v, Tensor) else v for v in values
+    ]
+    return tuple(found)
+
+
+@contextmanager
+def without_recording(mode: FakeTensorMode) -> Iterator[None]:
+    """Operators inside run on fake tensors of a mode and leave no nodes."""
+    with outside_modes(), temporarily_clear_interpreter_stack(), mode:
+        yield
+
+
+@contextmanager
+def outside_modes() -> Iterator[None]:
+    """Leave all tracing: no fake tensors, no recording, until the end of the block (`init_scope`)."""
+    modes = []
+    stack = ExitStack()
+    while torch._C._len_torch_function_stack() > 0:
+        modes.append(torch._C._pop_torch_function_stack())
+    try:
+        with stack:
+            stack.enter_context(_disable_current_modes())
+            stack.enter_context(torch._C._DisablePythonDispatcher())
+            yield
+    finally:
+        for mode in reversed(modes):
+            torch._C._push_on_torch_function_stack(mode)
+
+
+def shape_environment(whole_range: bool) -> ShapeEnv:
+    """Symbols for sizes. `whole_range`: sizes 0 and 1 are no special cases, one graph serves all sizes."""
+    return ShapeEnv(
+        specialize_zero_one=not whole_range,
+        duck_shape=False,
+        allow_scalar_outputs=False,  # what Python reads from a tensor would be unknown: an error says so
+        allow_dynamic_output_shape_ops=False,
+    )
+
+
+def size_oblivious(on: bool) -> Any:
+    """Answer what depends on a size being 0 or 1 as if it were neither."""
+    return _symbolic_config.patch(  # type: ignore[attr-defined]
+        backed_size_oblivious=on
+    )
+
+
+def fake_input(mode: FakeTensorMode, tensor: Tensor, name: str, dynamic: Sequence[bool]) -> Tensor:
+    """A fake tensor like a real one, some of its sizes symbols."""
+    if not any(dynamic):
+        return mode.from_tensor(tensor, static_shapes=True)
+    kinds = [DimDynamic.DYNAMIC if free else DimDynamic.STATIC for free in dynamic]
+    context: Any = StatelessSymbolicContext(dynamic_sizes=kinds, constraint_sizes=[None] * len(kinds))
+    return mode.from_tensor(tensor, source=ConstantSource(name), symbolic_context=context)
+
+
+def size_guards(shape_env: ShapeEnv) -> list[Any]:
+    """Sympy relations between symbols that a trace relied on."""
+    return [guard.expr for guard in shape_env.guards]
+
+
+def python_text(expression: Any) -> str:
+    """A sympy expression as Python."""
+    return str(PythonPrinter().doprint(expression))
+
+
+def symbol_name(size: Any) -> Any:
+    """The sympy expression of a symbolic size; an int as it is."""
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def stand_in(fake: Tensor) -> Tensor:
+    """A real tensor of unset values with a fake one's metas."""
+    with outside_modes():
+        made = torch.empty_strided(tuple(fake.shape), tuple(fake.stride()), dtype=fake.dtype, device=fake.device)
+        return made.requires_grad_(fake.requires_grad)
+
+
+def plain_fake(fake: Any) -> Any:
+    """A fake tensor as a leaf of its own, for compilers that look at what their inputs came from."""
+    if not isinstance(fake, FakeTensor):
+        return fake
+    with fake.fake_mode, torch.no_grad():
+        return fake.detach().requires_grad_(fake.requires_grad)
+
+
+def hint_of(size: Any) -> int:
+    """The size that a symbol stood for when it was traced."""
+    return int(size.node.hint)
+
+
+def graph_is_kept() -> bool:
+    """Whether the running backward was called with retain_graph=True."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def is_wrapped(value: Tensor) -> bool:
+    """Whether torch.func (vmap, grad) has wrapped a tensor: it is one of the trace already."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(value))

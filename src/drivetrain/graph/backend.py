@@ -99,6 +99,9 @@ def _partition(
     if watch is not None:
         watch("joint", joint)
     split: tuple[fx.GraphModule, fx.GraphModule] = min_cut_rematerialization_partition(joint, joint_inputs, **rest)
+    if watch is not None:  # the backward is compiled when it is first run; it can be looked at before
+        watch("forward", split[0])
+        watch("backward", split[1])
     return split
 
 

@@ -25,7 +25,6 @@ from drivetrain.base.errors import InvalidValue, MissingFile
 from drivetrain.base.files import atomic_path
 
 from . import _exported
-from ._torch_compat import keep_lines_of
 from .errors import CaptureError, explain_failure
 
 
@@ -189,6 +188,8 @@ class _FunctionModule(nn.Module):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
+        from ._torch_compat import keep_lines_of
+
         self._function = function
         keep_lines_of(function)
 

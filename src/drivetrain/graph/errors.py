@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
+import sys
 import sysconfig
 import traceback
 from dataclasses import dataclass
@@ -75,6 +77,7 @@ class Line:
         return f"{self.file}:{self.number}"
 
 
+@functools.cache
 def is_user_file(path: str) -> bool:
     """Whether a file is neither torch nor drivetrain nor Python's own machinery."""
     return not path.startswith(_NOT_USER) and not path.startswith("<")
@@ -95,8 +98,6 @@ def _innermost(trace: TracebackType | None) -> Line | None:
 
 def current_line() -> Line | None:
     """The innermost line of user code that is running now."""
-    import sys
-
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if is_user_file(frame.f_code.co_filename):
