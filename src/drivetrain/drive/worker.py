@@ -44,6 +44,7 @@ class Task:
     model: str
     model_options: dict[str, Any]
     shape: dict[str, int]
+    features: list[str] | None
     loss: str
     task: str
     tolerance: float

@@ -133,7 +133,8 @@ def test_bad_input(table):
     with pytest.raises(DrivetrainError, match="training mode"):
         optimize(nn.Linear(3, 3), value)
     for options, found in (
-        ({"then": "onednnn"}, "onednn"), ({"rules": "all"}, "rules"), ({"cost": "tim"}, "time"), ({"alpha": 0}, "alpha"),
+        ({"then": "onednnn"}, "onednn"), ({"rules": "all"}, "rules"), ({"cost": "tim"}, "time"),
+        ({"alpha": 0}, "alpha"),
     ):  # fmt: skip
         with pytest.raises(DrivetrainError) as error:
             optimize(linear, value, table=table, **options)

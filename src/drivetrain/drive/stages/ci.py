@@ -193,5 +193,12 @@ def show(folder: Path) -> Iterable[Part]:
 
 
 STAGE = Stage(
-    "ci", "Gate", ("data", "train"), CiStageConfig, run, lambda config, drive: {}, show, needs=("data", "train")
+    "ci",
+    "Gate",
+    ("data", "train", "graph"),
+    CiStageConfig,
+    run,
+    lambda config, drive: {},
+    show,
+    needs=("data", "train"),
 )

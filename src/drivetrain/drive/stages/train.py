@@ -80,8 +80,8 @@ def run(config: TrainConfig, drive: Drive) -> Outcome:
         )
     task = Task(
         folder=str(drive.folder), model=config.model, model_options=config.model_options, shape=data.shape,
-        loss=config.loss_name, task=config.task, tolerance=config.tolerance, epochs=config.epochs,
-        batch_size=config.batch_size, workers=config.workers, optimizer=config.optimizer.name,
+        features=config.features, loss=config.loss_name, task=config.task, tolerance=config.tolerance,
+        epochs=config.epochs, batch_size=config.batch_size, workers=config.workers, optimizer=config.optimizer.name,
         optimizer_options=config.optimizer.options, schedule=config.schedule,
         exchange=config.exchange.model_dump() if config.exchange else None, seed=drive.seed,
     )  # fmt: skip
