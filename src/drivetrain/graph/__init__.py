@@ -16,7 +16,11 @@ from .capture import Program, capture
 if TYPE_CHECKING:
     from .ir import normalise, source_line, structural_hash, tensor_meta
     from .passes import PassContext
-    from .staging import Capture, Concrete, Function, Spec, function, init_scope, is_tracing, load, py_call
+    from .staging.concrete import Capture, Concrete
+    from .staging.escape import init_scope, is_tracing, py_call
+    from .staging.function import Function, function
+    from .staging.spec import Spec
+    from .staging.store import load
 
 # name -> file of this room; loaded at first use, since most of them need what takes torch a second to import
 _DOORS = {

@@ -97,7 +97,7 @@ class EffectWatch:
             for key, value in _items(holder):
                 if isinstance(value, Tensor) and compat.is_fake(value) and before.get(key) is not value:
                     place = _place(name, holder, key)
-                    return place, _source_line(self._code, place.split(".")[-1].split("[")[0])
+                    return place, _writing_line(self._code, place)
         return None
 
     def _holders(self) -> dict[int, tuple[str, Any]]:
@@ -121,7 +121,7 @@ class EffectWatch:
             changed += [key for key in before if key not in now]
             for key in changed[:1]:
                 place = _place(name, holder, key)
-                line = _source_line(self._code, place.rsplit(".", 1)[-1].split("[")[0])
+                line = _writing_line(self._code, place)
                 if place not in seen and not place.startswith("_"):
                     seen.add(place)
                     self.effects.append(SideEffect("write", place, line))
@@ -229,6 +229,12 @@ def _source_line(code: Any, name: str, call: bool = False) -> Line | None:
             number = node.lineno  # type: ignore[attr-defined]
             return Line(file, first + number - 1, getattr(code, "__name__", ""), source[number - 1].strip())
     return None
+
+
+def _writing_line(code: Any, place: str) -> Line | None:
+    """The line that writes to "self.state['k']": to `state`, else to anything of `self`."""
+    names = place.replace("[", ".").split(".")
+    return _source_line(code, place.rsplit(".", 1)[-1].split("[")[0]) or _source_line(code, names[0])
 
 
 def _writes(node: ast.AST, name: str) -> bool:
