@@ -19,7 +19,8 @@ from torch import Tensor
 
 from drivetrain.base.errors import DrivetrainError, RunFailed
 
-from .aggregate import Quarantine, Rule, Suspicion, TooManyNonFinite, distances_to_result
+from .aggregate import Quarantine, Rule, Suspicion, TooManyNonFinite, distances_by_weights, distances_to_result
+from .aggregate.krum import DistanceRule
 from .answer import FAILED, NONFINITE, OK, Head, Notice, no_values, ranks_in_words
 from .codec import NonFiniteGradient, WireError
 from .coder import Coder
@@ -206,8 +207,12 @@ class Pipeline:
         info: dict[str, Any] = {}
         result = self.rule(vectors, self.f - len(self.left_out), mask=mask, info=info, reduce=reduce)
         if self.f:
-            squares = distances_to_result(vectors, result, mask=mask).double()
-            squares = squares if alone else self.transport.sum(squares)
+            weights = info.get("weights")
+            if isinstance(self.rule, DistanceRule) and mask is None and weights is not None and weights.ndim == 1:
+                squares = distances_by_weights(info["sqdist"], weights)  # known of all shards already
+            else:
+                squares = distances_to_result(vectors, result, mask=mask).double()
+                squares = squares if alone else self.transport.sum(squares)
             self.suspicion.observe(info, sqdist_to_result=squares, ranks=keep)
         return result
 

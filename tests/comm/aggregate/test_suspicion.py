@@ -10,7 +10,9 @@ from drivetrain.comm.aggregate import (
     Quarantine,
     RobustnessError,
     Suspicion,
+    distances_by_weights,
     distances_to_result,
+    get,
     simulate,
 )
 from drivetrain.comm.aggregate.suspicion import z_scores
@@ -93,3 +95,17 @@ def test_z_scores_of_equal_distances_are_zero():
 def test_bad_options():
     with pytest.raises(RobustnessError, match="wanted after >= 1"):
         Quarantine(after=0)
+
+
+@pytest.mark.parametrize("rule", ["krum", "multi-krum", "mda"])
+def test_distances_to_the_result_follow_from_distances_and_weights(rule):
+    g = torch.randn(11, 40, generator=torch.Generator().manual_seed(3))
+    g[2] = float("nan")
+    g[5] *= 30
+    info = {}
+    result = get(rule)(g, 2, info=info)
+    wanted = distances_to_result(g, result)
+    found = distances_by_weights(info["sqdist"], info["weights"])
+    assert torch.isinf(found[2]) and torch.isinf(wanted[2])
+    finite = torch.isfinite(wanted)
+    assert torch.allclose(found[finite], wanted[finite], rtol=1e-5, atol=1e-5)

@@ -11,7 +11,7 @@ from .krum import Krum, MultiKrum
 from .mda import MDA
 from .registry import get, names, pre_names
 from .rule import Aggregator, Rule, Selector
-from .suspicion import Quarantine, RankReport, Suspicion, distances_to_result
+from .suspicion import Quarantine, RankReport, Suspicion, distances_by_weights, distances_to_result
 
 __all__ = [
     "ARC",
@@ -47,6 +47,7 @@ __all__ = [
     "TrimmedMean",
     "VectorError",
     "attack_names",
+    "distances_by_weights",
     "distances_to_result",
     "explain",
     "flip_labels",

@@ -208,3 +208,21 @@ def distances_to_result(g: Tensor, result: Tensor, *, mask: Tensor | None = None
     if reduce is not None:
         r.reduce = reduce
     return squared_distances_to(r, result)[0]
+
+
+def distances_by_weights(sqdist: Tensor, weights: Tensor) -> Tensor:
+    """Squared distance of every vector to the weighted mean of all, from their distances to one another alone.
+
+    |g_i - sum_j w_j g_j|^2 = sum_j w_j D_ij - 1/2 sum_jk w_j w_k D_jk where the weights sum to 1: no second look at the
+    vectors, and nothing more to be summed over shards.
+
+    Args:
+        sqdist: D, squared distances [n, n], infinite for a vector that is not finite.
+        weights: w [n], zero for such a vector.
+
+    Returns:
+        float64 [n].
+    """
+    chosen = weights > 0
+    w, to_chosen = weights.double()[chosen], sqdist.double()[:, chosen]
+    return (to_chosen @ w - 0.5 * (w @ to_chosen[chosen] @ w)).clamp_min(0)
