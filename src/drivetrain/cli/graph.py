@@ -14,6 +14,7 @@ import typer
 
 from drivetrain.base.errors import InvalidValue, MissingFile, unknown_name
 
+from .graph_rewrite import register as register_rewrite
 from .show import console, print_json, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -201,4 +202,5 @@ def find_target(text: str) -> Callable[..., Any]:
     return made
 
 
-# One line for each further file of commands: importlib-free, so that a broken one is seen at once.
+# One line for each further file of commands.
+register_rewrite(app)

@@ -131,3 +131,9 @@ def _example(shape: str | None, sample: Path | None) -> Any:
     if min(sizes) < 1:
         raise InvalidValue(f"graph: --shape {shape!r} has a size below 1")
     return torch.randn(sizes)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the room's."""
+    app.command()(optimize)
+    app.command()(rules)

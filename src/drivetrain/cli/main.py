@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ ROOMS = {
     "data": "statistics, schema, anomalies, drift and skew of data (17)",
     "optim": "optimizers that tune themselves (22)",
     "comm": "gradients over slow, shared or hostile networks (1, 6, 10)",
+    "graph": "programs: traced functions, rewritten and faster models, in the making (24, 12)",
     "ci": "a statistically sound gate for new models (8)",
 }
 # commands of the house itself, each a function in drivetrain.cli.<module>
@@ -39,6 +41,8 @@ def run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     progress.set_quiet("--quiet" in argv)
     words = [word for word in argv if word not in ("--debug", "--quiet")]
+    if not debug:  # torch warns of its own use of pytrees when a captured program is copied
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
     try:
         code = _build(words)(words or ["--help"], prog_name="drivetrain", standalone_mode=False)
         return code if isinstance(code, int) else 0
