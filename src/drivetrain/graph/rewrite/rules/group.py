@@ -54,7 +54,8 @@ class PoolIntoConvolution(Rule):
         call = graph.arena.call
         w = call(aten.mul.Tensor, conv.w, 1.0 / (kernel[0] * kernel[1]))
         w = call(aten.repeat.default, w, (1, 1, *kernel))
-        yield {anchor: conv.call(graph.arena, x=x, w=w, stride=stride, padding=padding)}
+        where = {"stride": stride, "padding": padding, "dilation": (1, 1)}  # a 1x1 kernel's dilation meant nothing
+        yield {anchor: conv.call(graph.arena, x=x, w=w, **where)}
 
 
 class PoolAsConvolution(Rule):

@@ -95,7 +95,7 @@ class ActivateBeforePool(Rule):
 
     name, number = "activate-before-pool", "R11"
     says = "relu(max_pool(x)) = max_pool(relu(x))"
-    needs = "a rising activation; the pool's values have no other reader and its indices none; no padding unless ReLU"
+    needs = "a rising activation; the pool's values have no other reader, its indices none; no dilation beside padding"
 
     def find(self, graph: Graph, anchor: Node) -> Iterator[dict[Node, Node]]:
         """Anchored at the activation."""
@@ -106,11 +106,17 @@ class ActivateBeforePool(Rule):
         if value.op != GET or value.args[1] != 0 or value.args[0].op is not MAX_POOL:
             return
         pool = value.args[0]
-        if graph.only_user(value) is not anchor or len(graph.users[pool]) != 1:
+        if graph.only_user(value) is not anchor or len(graph.users[pool]) != 1 or _may_see_padding_alone(pool):
             return
         call = graph.arena.call
         inner = call(anchor.op, pool.args[0], *anchor.args[1:])
         yield {anchor: graph.arena.get(call(MAX_POOL, inner, *pool.args[1:], **dict(pool.kwargs)), 0)}
+
+
+def _may_see_padding_alone(pool: Node) -> bool:
+    """Whether some window may lie between the values, on padding only: its maximum is minus infinity."""
+    padding, dilation = pool.option("padding", 3, 0), pool.option("dilation", 4, 1)
+    return padding not in (0, (0,), (0, 0)) and dilation not in (1, (1,), (1, 1))
 
 
 def slice_of(node: Any) -> tuple[Node, int, int, int] | None:
