@@ -1,6 +1,6 @@
 """24 staging: overhead of a call, look-up among many traces, many small operators, ResNet-50, time to trace.
 
-Peers in the same run: torch eager, torch.compile, torch.export; TensorFlow where TF_PYTHON names an interpreter with it.
+Peers in the same run: torch eager, torch.compile, torch.export; TensorFlow where TF_PYTHON names an interpreter of it.
 CPU seconds of this process with one thread, in turn, medians.
 
     TF_PYTHON=/path/to/python python benchmarks/24_stage.py
@@ -8,6 +8,7 @@ CPU seconds of this process with one thread, in turn, medians.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -113,23 +114,26 @@ def look_up(b: Benchmark) -> None:
     alone(x, 0)
     for k in range(64):
         guarded(x, k)
+    always, turn = itertools.cycle([0] * 64), itertools.cycle(range(64))  # 64 kinds of calls, one after the other
     found = per_call(
         {
-            "drivetrain, 1 trace": lambda: one(x, 0),
-            "drivetrain, 64 traces": lambda: many(x, 0),
-            "drivetrain, 1000 traces": lambda: most(x, 0),
-            "torch.compile, 1 graph": lambda: alone(x, 0),
-            "torch.compile, 64 graphs": lambda: guarded(x, 0),
+            "drivetrain, 1 trace": lambda: one(x, next(always)),
+            "drivetrain, 64 traces in turn": lambda: many(x, next(turn)),
+            "drivetrain, 64 of 1000 traces in turn": lambda: most(x, next(turn)),
+            "torch.compile, 1 graph": lambda: alone(x, next(always)),
+            "torch.compile, 64 graphs in turn": lambda: guarded(x, next(turn)),
         },
         CALLS,
     )
     for name, timing in found.items():
         b.row(name, cpu_us=microseconds(timing))
-    extra = difference(found["drivetrain, 64 traces"], found["drivetrain, 1 trace"])
+    extra = difference(found["drivetrain, 64 traces in turn"], found["drivetrain, 1 trace"])
     b.target("look-up among 64 traces: extra <= 2 us", measured=extra, goal=2)
-    b.fact("look_up_extra_us", {"drivetrain 64": extra,
-        "drivetrain 1000": difference(found["drivetrain, 1000 traces"], found["drivetrain, 1 trace"]),
-        "torch.compile 64": difference(found["torch.compile, 64 graphs"], found["torch.compile, 1 graph"])})  # fmt: skip
+    b.fact("look_up_extra_us", {
+        "drivetrain 64": extra,
+        "drivetrain 1000": difference(found["drivetrain, 64 of 1000 traces in turn"], found["drivetrain, 1 trace"]),
+        "torch.compile 64": difference(found["torch.compile, 64 graphs in turn"], found["torch.compile, 1 graph"]),
+    })  # fmt: skip
 
 
 def small_operators(b: Benchmark) -> None:
@@ -193,7 +197,18 @@ def network(b: Benchmark) -> None:
         staged = function(model, backend="eager")
         staged(x)
         assert torch.equal(staged(x), model(x))
-        found = per_call({"ResNet-50: torch eager": lambda: model(x), "ResNet-50: staged": lambda: staged(x)}, 1, 25)
+        lowered = function(model, backend="inductor")
+        lowered(x)
+        assert torch.allclose(lowered(x), model(x), rtol=1e-3, atol=1e-3)
+        found = per_call(
+            {
+                "ResNet-50: torch eager": lambda: model(x),
+                "ResNet-50: staged, its own executor": lambda: staged(x),
+                "ResNet-50: staged, inductor": lambda: lowered(x),
+            },
+            1,
+            25,
+        )
 
         def trace_anew() -> object:
             staged.clear()
@@ -206,8 +221,8 @@ def network(b: Benchmark) -> None:
     eager = found["ResNet-50: torch eager"]
     for name, timing in found.items():
         b.row(name, cpu_us=microseconds(timing), times_eager=eager.ratio(timing))
-    b.target("ResNet-50 staged, one image: >= 0.98x eager", measured=eager.ratio(found["ResNet-50: staged"]), goal=0.98,
-             better="higher")  # fmt: skip
+    worst = min(eager.ratio(timing) for timing in found.values())
+    b.target("ResNet-50 staged, one image: never below 0.98x eager", measured=worst, goal=0.98, better="higher")
     for name, timing in traced.items():
         b.row(f"ResNet-50: time to {name}", cpu_s=timing)
     b.target("time to trace ResNet-50: <= 2x torch.export", measured=traced["trace"].ratio(traced["export"]), goal=2)

@@ -95,8 +95,9 @@ def report(
     if not file.is_file():
         raise MissingFile(f"graph: there is no file {file}")
     if file.suffix == ".py":
+        before = len(traces.TRACES)
         runpy.run_path(str(file), run_name="__main__")
-        content: dict[str, Any] = {"traces": traces.TRACES}
+        content: dict[str, Any] = {"traces": traces.TRACES[before:]}
         if output is not None:
             traces.write(output)
     else:

@@ -21,8 +21,6 @@ _NOT_USER = tuple(
     for path in (
         Path(torch.__file__).resolve().parent,
         Path(__file__).resolve().parents[1],
-        _STDLIB / "contextlib.py",
-        _STDLIB / "functools.py",
     )
 )
 
@@ -80,6 +78,8 @@ class Line:
 @functools.cache
 def is_user_file(path: str) -> bool:
     """Whether a file is neither torch nor drivetrain nor Python's own machinery."""
+    if path.startswith(str(_STDLIB)) and "-packages" not in path[len(str(_STDLIB)) :]:
+        return False  # installed libraries may lie inside the standard library's folder
     return not path.startswith(_NOT_USER) and not path.startswith("<")
 
 

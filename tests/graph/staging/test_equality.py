@@ -236,6 +236,28 @@ def test_values_that_python_asks_for_are_refused_by_line():
     assert "sets .data" in str(staged_error(lambda x: setattr(w, "data", x) or x, x))
 
 
+def test_tensors_that_a_trace_has_no_place_for():
+    class Tagged(torch.Tensor):
+        pass
+
+    tagged, x = torch.ones(2).as_subclass(Tagged), torch.ones(2)
+    assert "argument is a Tagged" in str(staged_error(lambda x: x * 2, tagged))
+    assert "captured tensor is a Tagged" in str(staged_error(lambda x: x * tagged, x))
+    away = torch.ones(2, device="meta")
+    with pytest.raises(CaptureError, match="arguments are on cpu, a tensor captured from outside is on meta"):
+        function(lambda x: x * away, backend="eager").concrete(x)
+
+
+def test_a_function_first_met_inside_another_is_compiled_when_it_is_called_itself():
+    inner = function(lambda x: x.sin() * 2, options={"then": "eager"})
+    outer = function(lambda x: inner(x) + 1, options={"then": "eager"})
+    made = outer.concrete(torch.ones(3))
+    assert torch.equal(made(torch.ones(3)), torch.ones(3).sin() * 2 + 1)
+    before = inner.traces[0].run
+    assert torch.equal(inner.traces[0](torch.ones(3)), torch.ones(3).sin() * 2)
+    assert inner.traces[0].run is not before and inner.trace_count == 1
+
+
 def test_recursion_ends_by_an_argument_or_is_refused():
     @function(backend="eager")
     def power(x, n):

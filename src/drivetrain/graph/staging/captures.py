@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from .. import _torch_compat as compat
 from ..errors import CaptureError, Line, current_line
 
-_PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
+PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CaptureMode(TorchFunctionMode):
                 return func(*args, **(kwargs or {}))
         if func in _REFUSED:
             _refuse(func, args)
-        if func in _SETTERS and args and type(args[0]) in _PLAIN_TENSORS and not compat.is_wrapped(args[0]):
+        if func in _SETTERS and args and type(args[0]) in PLAIN_TENSORS and not compat.is_wrapped(args[0]):
             raise CaptureError(
                 f"graph: a staged function sets .{_SETTERS[func]} of a tensor from outside it, which no graph can do",
                 hint="write in place under torch.no_grad(): tensor.copy_(value)",
@@ -83,7 +83,7 @@ class CaptureMode(TorchFunctionMode):
             return known
         if compat.is_fake(value):  # of an outer trace: a branch of torch.cond that reads a variable around it
             return self._record_fake(value)
-        if type(value) not in _PLAIN_TENSORS:
+        if type(value) not in PLAIN_TENSORS:
             raise CaptureError(
                 f"graph: a captured tensor is a {type(value).__name__}; plain tensors and parameters are supported",
                 where=str(current_line()),

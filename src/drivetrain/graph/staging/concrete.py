@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..errors import Line
+from ..errors import Line, explain_failure
 from ..ir import is_impure, source_line
 from .calls import Runner
 from .captures import Capture
@@ -17,7 +18,7 @@ from .effects import SideEffect
 from .execute import executor
 from .guards import Guards
 from .sizes import Sizes
-from .trace import Trace
+from .trace import LOCK, Trace
 
 __all__ = ["Capture", "Concrete"]
 
@@ -74,7 +75,22 @@ class Concrete:
             return
         from .compiled import compiled_run
 
-        self.run = compiled_run(self, self._graphs)
+        start = time.perf_counter()
+        try:
+            self.run = compiled_run(self, self._graphs)
+        except Exception as error:
+            raise explain_failure(error, f"{self.name}, compiled by backend {self.backend!r},") from error
+        self.seconds += time.perf_counter() - start
+
+    def compile_later(self) -> None:
+        """Compile when it is first run: it was traced for another trace, which has a compilation of its own."""
+
+        def run(*leaves: Tensor) -> Any:
+            with LOCK:
+                self.compile()
+            return self.run(*leaves)
+
+        self.run = run if self.backend != "eager" else self.eager
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it; the arguments must be of its kind (checked by shape and dtype where tensors are)."""

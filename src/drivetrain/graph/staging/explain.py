@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from .key import CONTEXT, call_key
+import torch
+
+from .key import CONTEXT, call_key, is_tensor_leaf
 from .spec import describe
 
 if TYPE_CHECKING:
@@ -47,8 +49,6 @@ def differences(function: Function, made: Concrete, values: tuple[Any, ...], key
         for name, now, then in zip(_SURROUNDINGS, key[:CONTEXT], made.key[:CONTEXT], strict=True)
         if now != then
     ]
-    from .function import _shown as show
-
     now = {name: show(value) for name, value in function.named(values)}
     then = dict(made.shown_arguments)
     for name in now | then:
@@ -67,10 +67,15 @@ def _shown(value: Any) -> str:
     return describe(value).removeprefix("torch.")
 
 
+def show(value: Any) -> str:
+    """A leaf as texts have it."""
+    if is_tensor_leaf(value):
+        return describe(torch.as_tensor(value)) + (" requires_grad" if getattr(value, "requires_grad", False) else "")
+    return repr(value)[:80]
+
+
 def varying(function: Function, values: tuple[Any, ...]) -> str:
     """The argument that made most of the traces, with its values."""
-    from .function import _shown as show
-
     now = [(name, show(value)) for name, value in function.named(values)]
     seen: dict[str, list[str]] = {}
     for shown in [*(made.shown_arguments for made in function.traces), now]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from drivetrain.base.errors import InvalidValue, unknown_name
 
@@ -23,6 +24,7 @@ from . import calls, nested, report
 from .binding import Binding
 from .captures import Capture
 from .concrete import Concrete, finish_graph, written_inputs
+from .explain import explain, show, varying
 from .guards import guards_for
 from .key import call_key, flatten, general, is_tensor_leaf, rebuild
 from .reach import surroundings
@@ -177,8 +179,6 @@ class Function:
 
     def explain(self, *args: Any, **kwargs: Any) -> str:
         """Say what a call would do: which graph it runs, or which argument makes it a new kind, and beside what."""
-        from .explain import explain
-
         return explain(self, args, kwargs)
 
     def canonical(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
@@ -241,7 +241,7 @@ class Function:
         with LOCK:
             concrete = self.find(key, leaves)
             if concrete is None:
-                if self._at_limit(values):
+                if self.settings["on_limit"] == "eager" and self._at_limit(values):
                     self.eager_calls += 1
                     return self.call_python(values)
                 if not self._began:
@@ -287,6 +287,7 @@ class Function:
                 f"graph: {self.name} calls itself with the same kind of arguments while it is traced",
                 hint="a staged recursion must end by a Python value that is an argument: f(x, n - 1)",
             )
+        self._check_limit(values)
         self._tracing.add(key)
         try:
             concrete = self._traced(values, key, leaves)
@@ -327,10 +328,13 @@ class Function:
             options=self.settings["options"], grad=self.settings["grad"],
         )  # fmt: skip
         concrete.key, concrete.guards, concrete.side_effects = key, guards, made.effects
-        concrete.shown_arguments = [(name, _shown(value)) for name, value in self.named(values)]
+        concrete.shown_arguments = [(name, show(value)) for name, value in self.named(values)]
         concrete.seconds = made.seconds
+        concrete.in_spec = pytree.tree_structure(dict(self._binding.named(values)))
         self._judge_effects(concrete)
-        if current() is None or HERE.suspended:
+        if HERE.traces:
+            concrete.compile_later()
+        else:
             concrete.compile()
         if any(map(any, plan.dynamic)):
             concrete.sizes = Sizes(made.fakes, made.mode.shape_env, plan.whole_range)
@@ -365,23 +369,25 @@ class Function:
         print(f"drivetrain: graph: {self.name}: {lines}", file=sys.stderr)
 
     def _at_limit(self, values: tuple[Any, ...]) -> bool:
+        """Whether a further kind of call must run eagerly; says so once."""
         limit = self.settings["max_traces"]
         if self.trace_count < limit:
             return False
-        from .explain import varying
+        if self.eager_calls == 0:
+            what = varying(self, values)
+            print(
+                f"drivetrain: graph: {self.name} has {limit} traces (max_traces); new kinds run eagerly: {what}",
+                file=sys.stderr,
+            )
+        return True
 
-        what = varying(self, values)
-        if self.settings["on_limit"] == "eager":
-            if self.eager_calls == 0:
-                print(
-                    f"drivetrain: graph: {self.name} has {limit} traces (max_traces); new kinds run eagerly: {what}",
-                    file=sys.stderr,
-                )
-            return True
-        raise TraceLimitError(
-            f"graph: {self.name} would be traced {limit + 1} times, max_traces is {limit}: {what}",
-            hint="pass what varies as a tensor, give the sizes names (Spec), raise max_traces, or on_limit='eager'",
-        )
+    def _check_limit(self, values: tuple[Any, ...]) -> None:
+        limit = self.settings["max_traces"]
+        if self.trace_count >= limit:
+            raise TraceLimitError(
+                f"graph: {self.name} would be traced {limit + 1} times, max_traces is {limit}: {varying(self, values)}",
+                hint="pass what varies as a tensor, give the sizes names (Spec), raise max_traces, or on_limit='eager'",
+            )
 
     def _sweep(self) -> None:
         """Drop entries whose key held an object that is gone."""
@@ -473,14 +479,6 @@ def _kind(tensor: Tensor, written: bool) -> Any:
 
 def _code(python: Any) -> Any:
     return type(python).forward if isinstance(python, nn.Module) else python
-
-
-def _shown(value: Any) -> Any:
-    from .spec import describe
-
-    if is_tensor_leaf(value):
-        return describe(torch.as_tensor(value)) + (" requires_grad" if getattr(value, "requires_grad", False) else "")
-    return repr(value)[:80]
 
 
 def _is_fake(tensor: Tensor) -> bool:

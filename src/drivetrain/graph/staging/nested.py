@@ -33,6 +33,8 @@ def call(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     key, leaves = call_key(values, lambda: None)
     concrete = function.find(key, leaves)
     if concrete is None:
+        if function.settings["on_limit"] == "eager" and function.trace_count >= function.settings["max_traces"]:
+            return function.call_python(values)  # its operators become the caller's own
         with compat.outside_modes():
             concrete = function.make(values, key, leaves)
     tensors = [here.capture.replace(value) for value in [c.tensor for c in concrete.captures] + leaves]

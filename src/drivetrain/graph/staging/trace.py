@@ -22,7 +22,7 @@ from .. import _torch_compat as compat
 from ..errors import CaptureError, Line, StateCreationError, explain_failure
 from ..ir import source_line
 from . import calls, state
-from .captures import CaptureMode, FunctionalTransform
+from .captures import PLAIN_TENSORS, CaptureMode, FunctionalTransform
 from .effects import EffectWatch, SideEffect
 from .reach import Surroundings
 
@@ -218,6 +218,11 @@ def _check_constants(graph: fx.GraphModule) -> None:
 def _fake_leaves(made: Trace, request: _Request) -> None:
     for index, leaf in enumerate(request.leaves):
         fake = compat.is_fake(leaf)
+        if not fake and type(leaf) not in PLAIN_TENSORS:
+            raise CaptureError(
+                f"graph: an argument is a {type(leaf).__name__}; plain tensors and parameters are supported",
+                hint="pass the plain tensors that it is made of",
+            )
         alone = compat.stand_in(leaf) if fake else leaf.detach().requires_grad_(leaf.requires_grad)
         free = request.dynamic[index] if index < len(request.dynamic) else ()
         name = request.names[index] if index < len(request.names) else f"L{index}"
