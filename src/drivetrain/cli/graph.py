@@ -99,7 +99,7 @@ def report(
         runpy.run_path(str(file), run_name="__main__")
         content: dict[str, Any] = {"traces": traces.TRACES[before:]}
         if output is not None:
-            traces.write(output)
+            traces.write(output, since=before)
     else:
         content = _read(file)
     if json:

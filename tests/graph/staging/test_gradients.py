@@ -216,5 +216,6 @@ def test_compiled_dropout_draws_anew_and_its_second_order_sees_the_same_mask():
     (first,) = torch.autograd.grad(y, x, create_graph=True)
     mask = first.detach() / (2 * 12)
     (second,) = torch.autograd.grad(first.sum(), x)
+    assert y.item() == 8 * 2 * mask.sum()  # the mask of the call itself, not another one
     assert 0 < mask.sum() < 64 and torch.allclose(second, mask * 2 * 12)
     assert g(x).item() != g(x).item() or g(x).item() != g(x).item()

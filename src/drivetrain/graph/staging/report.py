@@ -44,7 +44,7 @@ def record(function: Function, concrete: Concrete) -> None:
     })  # fmt: skip
 
 
-def write(path: str | Path) -> Path:
-    """Write all traces of this process so far as JSON."""
-    write_json(Path(path), {"format": "drivetrain traces 1", "traces": TRACES})
+def write(path: str | Path, since: int = 0) -> Path:
+    """Write the traces of this process so far as JSON, all or from a number on."""
+    write_json(Path(path), {"format": "drivetrain traces 1", "traces": TRACES[since:]})
     return Path(path)
