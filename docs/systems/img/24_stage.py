@@ -19,7 +19,7 @@ def bars(axis, values: dict[str, float], title: str, unit: str) -> None:
     colours = [OURS if name.startswith("drivetrain") else PEER for name in names]
     axis.barh(names, list(values.values()), color=colours)
     for place, value in enumerate(values.values()):
-        axis.text(value, place, f" {value:.2g}{unit}", va="center", fontsize=8)
+        axis.text(value, place, f" {value:.3g}{unit}", va="center", fontsize=8)
     axis.invert_yaxis()
     axis.set_title(title, fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
@@ -35,7 +35,7 @@ def main() -> None:
     costs = {
         name: cost for name, cost in facts["overhead_us"].items() if name.startswith(("drivetrain", "torch.compile"))
     }
-    bars(axes[1], costs, "a call of a + b, 4 tensors: µs over the bare graph", "")
+    bars(axes[1], costs, "a + b, 4 tensors: µs over the bare graph", "")
     figure.savefig(HERE / "24-stage.svg", metadata={"Date": None})
 
 

@@ -159,7 +159,7 @@ def test_staged_is_eager_to_the_bit(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["in_place", "through_a_view", "dropout", "encoder", "nested", "view_out", "split", "rand"]
+    "name", ["in_place", "through_a_view", "dropout", "encoder", "lstm", "nested", "view_out", "split", "rand"]
 )
 def test_compiled_is_eager_to_the_bit_where_kernels_are(name):
     """Through aot_autograd (functionalised, then torch's own kernels): writes and views survive."""

@@ -37,6 +37,8 @@ def compiled_run(concrete: Concrete, graphs: dict[str, fx.GraphModule]) -> Calla
     output = next(node for node in concrete.graph.graph.nodes if node.op == "output")
     shares = any(isinstance(value, fx.Node) and value in owner for value in output.args[0])
     state = _Compiled(flat, flat_executor(concrete.graph), written, _is_random(concrete.graph))
+    # oneDNN's LSTM gives no workspace to a forward that runs outside autograd: there is nothing to split.
+    whole = any(node.target is torch.ops.aten.lstm.input for node in concrete.graph.graph.nodes)
     learns = any(tensor.requires_grad for tensor in captured)
     wraps = concrete.grad == "auto" and not shares
     enabled, eager = torch.is_grad_enabled, concrete.eager
@@ -45,7 +47,7 @@ def compiled_run(concrete: Concrete, graphs: dict[str, fx.GraphModule]) -> Calla
     def run(*leaves: Tensor) -> Any:
         if enabled() and (learns or any(map(needs_grad, leaves))):
             inputs = captured + leaves
-            if written and any(inputs[index].requires_grad for index in written):
+            if whole or (written and any(inputs[index].requires_grad for index in written)):
                 return eager(*leaves)
             if wraps:
                 return build(_Staged.apply(state, *inputs))
