@@ -70,7 +70,9 @@ class Registered:
 # In the order in which they run.
 PASSES: dict[str, Registered] = {
     "normalise": Registered("drivetrain.graph.passes:normalise_pass", ("inference",), ("normalise",)),
-}
+    "rewrite": Registered("drivetrain.graph.rewrite.compiled:rewrite_pass", ("inference",),
+        ("rewrite", "alpha", "budget", "freeze", "cost_table"), "rewrite"),
+}  # fmt: skip
 
 
 def normalise_pass(module: fx.GraphModule, example_inputs: Sequence[Any], context: PassContext) -> fx.GraphModule:

@@ -169,8 +169,13 @@ def register(root: torch.nn.Module, name: str, value: Tensor) -> str:
 
 def _leaf(arena: Arena, node: fx.Node, state: str | None, channels_last: bool) -> Node:
     value = node.meta.get("val", node.meta.get("tensor_meta"))
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor | torch.SymInt):
         raise NotRewritable(f"graph: input {node.name!r} is a {type(value).__name__}; a rewrite needs tensors")
+    if isinstance(value, torch.SymInt):
+        raise NotRewritable(
+            f"graph: input {node.name!r} is a size that may vary",
+            hint="a rewrite is measured for fixed shapes: compile with dynamic=False",
+        )
     if any(not isinstance(size, int) for size in value.shape):
         raise NotRewritable(
             f"graph: input {node.name!r} has the shape {tuple(value.shape)}",
