@@ -6,6 +6,28 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
+
+class Baked:
+    """An argument declared static: its value is part of the graph, whatever it is."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return hash(self.value) if not isinstance(self.value, Tensor) else id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Baked) or type(self.value) is not type(other.value):
+            return False
+        return self.value is other.value if isinstance(self.value, Tensor) else bool(self.value == other.value)
+
+    def __repr__(self) -> str:
+        return f"static {self.value!r}"
+
 
 class Binding:
     """The signature of a function, ready to bind calls quickly.

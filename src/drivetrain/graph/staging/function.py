@@ -13,48 +13,28 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from drivetrain.base.errors import InvalidValue, unknown_name
 
-from ..errors import CaptureError, SideEffectError, SpecError, TraceLimitError
+from .. import _torch_compat as compat
+from ..errors import CaptureError, TraceLimitError
 from . import calls, nested, report
-from .binding import Binding
-from .captures import Capture
-from .concrete import Concrete, finish_graph, written_inputs
-from .explain import explain, show, varying
-from .guards import guards_for
-from .key import call_key, flatten, general, is_tensor_leaf, rebuild
+from .binding import Baked, Binding
+from .bound import BoundFunction
+from .concrete import Concrete
+from .explain import explain, varying
+from .key import call_key, flatten, general, is_tensor_leaf
+from .making import make_concrete
 from .reach import surroundings
+from .shadow import shadowed
 from .signature import Signature
-from .sizes import Sizes
+from .spec import examples
 from .state import Rollback
-from .trace import HERE, LOCK, current, trace
+from .trace import HERE, LOCK, current
 
 BACKENDS = ("drivetrain", "eager", "inductor")
 _MEMO = 4096  # keys remembered for graphs with symbolic sizes
-
-
-class Baked:
-    """An argument declared static: its value is part of the graph, whatever it is."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return hash(self.value) if not isinstance(self.value, Tensor) else id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Baked) or type(self.value) is not type(other.value):
-            return False
-        return self.value is other.value if isinstance(self.value, Tensor) else bool(self.value == other.value)
-
-    def __repr__(self) -> str:
-        return f"static {self.value!r}"
 
 
 class Function:
@@ -102,10 +82,10 @@ class Function:
         known_as = type(python).__name__ if isinstance(python, nn.Module) else getattr(python, "__name__", repr(python))
         self.name: str = name or known_as
         self._instance = weakref.ref(_instance) if _instance is not None else None
-        self._binding = Binding(plain, skip=1 if _instance is not None else 0)
-        self._bind = self._binding.canonical
+        self.binding = Binding(plain, skip=1 if _instance is not None else 0)
+        self._bind = self.binding.canonical
         self._static = self._static_positions()
-        self._signature = Signature(signature, self._binding, self.name) if signature is not None else None
+        self.signature = Signature(signature, self.binding, self.name) if signature is not None else None
         self._shadow = shadow
         self._bound: dict[int, tuple[Any, Function]] = {}
         self._tracing: set[Any] = set()
@@ -116,9 +96,9 @@ class Function:
 
     def _static_positions(self) -> tuple[int, ...]:
         for name in self.settings["static"]:
-            if name not in self._binding.names:
-                raise unknown_name(f"graph: {self.name}: static argument", name, self._binding.names)
-        return tuple(self._binding.names.index(name) for name in self.settings["static"])
+            if name not in self.binding.names:
+                raise unknown_name(f"graph: {self.name}: static argument", name, self.binding.names)
+        return tuple(self.binding.names.index(name) for name in self.settings["static"])
 
     def clear(self) -> None:
         """Forget all graphs."""
@@ -167,10 +147,8 @@ class Function:
 
     def concrete(self, *args: Any, **kwargs: Any) -> Concrete:
         """The graph of a kind of call, traced if needed, nothing run; Specs may stand for tensors."""
-        from .spec import Spec
-
-        examples = {"sizes": {}}  # type: dict[str, dict[str, int]]
-        args, kwargs = _examples(args, examples["sizes"], Spec), _examples(kwargs, examples["sizes"], Spec)
+        sizes: dict[str, int] = {}
+        args, kwargs = examples(args, sizes), examples(kwargs, sizes)
         values = self.canonical(args, kwargs)
         key, leaves = call_key(values, self._sweep)
         with LOCK:
@@ -188,7 +166,7 @@ class Function:
 
     def named(self, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
         """The leaves of canonical arguments with their names."""
-        return [leaf for name, value in self._binding.named(values) for leaf in flatten(value, name)]
+        return [leaf for name, value in self.binding.named(values) for leaf in flatten(value, name)]
 
     def call_python(self, values: tuple[Any, ...]) -> Any:
         """Run the Python body on canonical arguments."""
@@ -199,27 +177,31 @@ class Function:
             if instance is None:
                 raise InvalidValue(f"graph: the object that {self.name} belongs to is gone")
             python = functools.partial(python, instance)
-        return self._binding.call(python, values)
+        return self.binding.call(python, values)
 
     def find(self, key: tuple[Any, ...], leaves: Sequence[Tensor]) -> Concrete | None:
         """The graph for a key: its own, or one whose symbolic sizes take it in."""
         for concrete in self._cache.get(key, ()):
             if concrete.guards.check is None or concrete.guards.check():
                 return concrete
-        if self._signature is not None:
+        if self.signature is not None:
             if self.traces:
-                self._signature.check_sizes(self.traces[0], leaves)
+                self.signature.check_sizes(self.traces[0], leaves)
                 found = self.traces[0]
                 if found.key[:5] == key[:5] and (found.guards.check is None or found.guards.check()):
                     self._remember(key, found)
                     return found
             return None
-        for concrete in self._general.get(general(key), ()):
+        for concrete in self.peers(key):
             fits = concrete.sizes is not None and concrete.sizes.accepts(leaves)
             if fits and (concrete.guards.check is None or concrete.guards.check()):
                 self._remember(key, concrete)
                 return concrete
         return None
+
+    def peers(self, key: tuple[Any, ...]) -> list[Concrete]:
+        """Graphs whose key differs in sizes only."""
+        return self._general.get(general(key), [])
 
     def _remember(self, key: tuple[Any, ...], concrete: Concrete) -> None:
         self._graph_memo += 1
@@ -229,11 +211,9 @@ class Function:
         self._cache.setdefault(key, []).insert(0, concrete)
 
     def _miss(self, values: tuple[Any, ...], key: tuple[Any, ...], leaves: list[Tensor]) -> Any:
-        if self._signature is not None:
-            self._signature.check(self._binding.named(values))
+        if self.signature is not None:
+            self.signature.check(self.binding.named(values))
         if self._shadow and key in self._cache:
-            from .shadow import shadowed
-
             found = self.find(key, leaves)
             if found is not None:
                 return shadowed(self, found, values, leaves)
@@ -253,7 +233,7 @@ class Function:
 
     def _first_call(self, values: tuple[Any, ...], key: tuple[Any, ...], leaves: list[Tensor]) -> tuple[Concrete, Any]:
         """Run eagerly, where state may be made, then trace, where it may not; undo the run if the trace fails."""
-        rollback = Rollback(surroundings(self.python, self._roots(values)).objects())
+        rollback = Rollback(surroundings(self.python, self.roots(values)).objects())
         with rollback, calls.control_flow_by_value():
             result = self.call_python(values)
         try:
@@ -264,7 +244,8 @@ class Function:
         self._began = True
         return concrete, result
 
-    def _roots(self, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
+    def roots(self, values: tuple[Any, ...]) -> list[tuple[str, Any]]:
+        """Objects that the function reaches by its instance and its static arguments."""
         roots: list[tuple[str, Any]] = []
         if self._instance is not None:
             roots.append(("self", self._instance()))
@@ -290,83 +271,15 @@ class Function:
         self._check_limit(values)
         self._tracing.add(key)
         try:
-            concrete = self._traced(values, key, leaves)
+            concrete = make_concrete(self, values, key, leaves)
         finally:
             self._tracing.discard(key)
-        if not any(_is_fake(capture.tensor) for capture in concrete.captures):
+        if not any(compat.is_fake(capture.tensor) for capture in concrete.captures):
             self.traces.append(concrete)
             self._cache.setdefault(key, []).insert(0, concrete)
             self._general.setdefault(general(key), []).append(concrete)
             report.record(self, concrete)
         return concrete
-
-    def _traced(self, values: tuple[Any, ...], key: tuple[Any, ...], leaves: Sequence[Tensor]) -> Concrete:
-        around = surroundings(self.python, self._roots(values))
-        plan = self._plan(key, leaves)
-        backend = self.settings["backend"]
-
-        def body(fakes: Sequence[Any]) -> Any:
-            remaining = iter(fakes)
-            return self.call_python(tuple(rebuild(value, lambda _: next(remaining)) for value in values))
-
-        names = [name for name, value in self.named(values) if is_tensor_leaf(value)]
-        made = trace(
-            body, plan.examples, what=self.name, names=names, dynamic=plan.dynamic, same=plan.same,
-            whole_range=plan.whole_range, around=around, code=_code(self.python),
-            readable=[value.value for value in values if isinstance(value, Baked) and isinstance(value.value, Tensor)],
-        )  # fmt: skip
-        graph = finish_graph(made, bool(key[0]))
-        captured = [real for real, _ in made.captured]
-        guards, capture_names = guards_for(captured, around, fixed_grad=backend != "eager")
-        written = set(written_inputs(graph))
-        captures = [
-            Capture(name, tensor, _kind(tensor, index in written))
-            for index, (name, tensor) in enumerate(zip(capture_names, captured, strict=True))
-        ]
-        concrete = Concrete(
-            self.name, graph, captures, made.outputs, made.out_spec, argument_names=names, backend=backend,
-            options=self.settings["options"], grad=self.settings["grad"],
-        )  # fmt: skip
-        concrete.key, concrete.guards, concrete.side_effects = key, guards, made.effects
-        concrete.shown_arguments = [(name, show(value)) for name, value in self.named(values)]
-        concrete.seconds = made.seconds
-        concrete.in_spec = pytree.tree_structure(dict(self._binding.named(values)))
-        self._judge_effects(concrete)
-        if HERE.traces:
-            concrete.compile_later()
-        else:
-            concrete.compile()
-        if any(map(any, plan.dynamic)):
-            concrete.sizes = Sizes(made.fakes, made.mode.shape_env, plan.whole_range)
-            if self._signature is not None:
-                self._signature.check_sizes(concrete, leaves)
-        return concrete
-
-    def _plan(self, key: tuple[Any, ...], leaves: Sequence[Tensor]) -> Any:
-        from .signature import Plan
-
-        if self._signature is not None:
-            return self._signature.plan(leaves)
-        mode = self.settings["dynamic"]
-        free: list[list[bool]] = [[False] * leaf.dim() for leaf in leaves]
-        if mode is True:
-            free = [[size > 1 for size in leaf.shape] for leaf in leaves]
-        elif mode == "auto":
-            for other in self._general.get(general(key), ()):
-                shapes = [part for part in other.key if isinstance(part, torch.Size)]
-                for index, (leaf, shape) in enumerate(zip(leaves, shapes, strict=False)):
-                    for dim, size in enumerate(leaf.shape):
-                        free[index][dim] |= size != shape[dim]
-        return Plan(list(leaves), free)
-
-    def _judge_effects(self, concrete: Concrete) -> None:
-        policy = self.settings["effects"]
-        if not concrete.side_effects or policy == "ignore":
-            return
-        lines = "\n".join(str(effect) for effect in concrete.side_effects)
-        if policy == "error":
-            raise SideEffectError(f"graph: {self.name} has effects that no later call repeats", hint=lines)
-        print(f"drivetrain: graph: {self.name}: {lines}", file=sys.stderr)
 
     def _at_limit(self, values: tuple[Any, ...]) -> bool:
         """Whether a further kind of call must run eagerly; says so once."""
@@ -413,24 +326,6 @@ class Function:
         return f"<staged {self.name}, {self.trace_count} traces>"
 
 
-class BoundFunction:
-    """A staged method of one object: has the attributes of its Function, and keeps the object alive for the call."""
-
-    __slots__ = ("__self__", "function")
-
-    def __init__(self, function: Function, instance: Any) -> None:
-        self.function, self.__self__ = function, instance
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.function, name)
-
-    def __repr__(self) -> str:
-        return f"<staged {self.function.name} of {type(self.__self__).__name__}, {self.function.trace_count} traces>"
-
-
 def function(python: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
     """Stage a function: `@function`, or `@function(max_traces=4)`, or `function(model)`.
 
@@ -471,33 +366,6 @@ def _check(what: str, value: Any, allowed: Sequence[str]) -> None:
         raise unknown_name(f"graph: {what}", str(value), allowed)
 
 
-def _kind(tensor: Tensor, written: bool) -> Any:
-    if isinstance(tensor, nn.Parameter):
-        return "parameter"
-    return "buffer" if written or isinstance(tensor, nn.Buffer) else "tensor"
-
-
-def _code(python: Any) -> Any:
-    return type(python).forward if isinstance(python, nn.Module) else python
-
-
-def _is_fake(tensor: Tensor) -> bool:
-    from .. import _torch_compat as compat
-
-    return compat.is_fake(tensor)
-
-
-def _examples(value: Any, sizes: dict[str, int], spec: Any) -> Any:
-    """Specs replaced by tensors that fit them."""
-    if isinstance(value, spec):
-        made = value.example(sizes)
-        sizes.update({dim.name: size for dim, size in zip(value.dims, made.shape, strict=True) if dim.name is not None})
-        return made
-    if isinstance(value, tuple | list):
-        return type(value)(_examples(item, sizes, spec) for item in value)
-    return {key: _examples(item, sizes, spec) for key, item in value.items()} if isinstance(value, dict) else value
-
-
 def _lookup(module: str, name: str) -> Any:
     found: Any = importlib.import_module(module)
     for part in name.split("."):
@@ -507,6 +375,3 @@ def _lookup(module: str, name: str) -> Any:
 
 def _rebuilt(python: Any, settings: dict[str, Any]) -> Function:
     return Function(python, **settings)
-
-
-__all__ = ["BoundFunction", "Function", "SpecError", "function"]

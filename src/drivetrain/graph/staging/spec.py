@@ -142,3 +142,14 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
     return repr(value)
+
+
+def examples(value: Any, sizes: dict[str, int]) -> Any:
+    """A pytree with its Specs replaced by tensors that fit; `sizes` collects what the names stand for."""
+    if isinstance(value, Spec):
+        made = value.example(sizes)
+        sizes.update({dim.name: size for dim, size in zip(value.dims, made.shape, strict=True) if dim.name is not None})
+        return made
+    if isinstance(value, tuple | list):
+        return type(value)(examples(item, sizes) for item in value)
+    return {key: examples(item, sizes) for key, item in value.items()} if isinstance(value, dict) else value
