@@ -49,9 +49,7 @@ class TensorMeta:
         return None
 
     def __str__(self) -> str:
-        return (
-            f"{str(self.dtype).removeprefix('torch.')}{[str(s) if not isinstance(s, int) else s for s in self.shape]}"
-        )
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.shape))}]"
 
 
 def _dense_strides(shape: tuple[Any, ...], order: tuple[int, ...]) -> tuple[Any, ...]:

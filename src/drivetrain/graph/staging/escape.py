@@ -91,7 +91,7 @@ class _Like:
         return None if fits else describe(value)
 
     def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}{[str(size) for size in self.sizes]}"
+        return f"{str(self.dtype).removeprefix('torch.')}[{', '.join(map(str, self.sizes))}]"
 
 
 class PyCall(Runner):
