@@ -219,3 +219,14 @@ def test_compiled_dropout_draws_anew_and_its_second_order_sees_the_same_mask():
     assert y.item() == 8 * 2 * mask.sum()  # the mask of the call itself, not another one
     assert 0 < mask.sum() < 64 and torch.allclose(second, mask * 2 * 12)
     assert g(x).item() != g(x).item() or g(x).item() != g(x).item()
+
+
+def test_first_order_only_is_asked_for():
+    """grad="first" hands out aot_autograd's own node: less work a call, and its own refusal of a second order."""
+    g = function(lambda x: (x**3).sum(), grad="first", options={"then": "eager"})
+    x = torch.tensor([2.0], requires_grad=True)
+    g(x)
+    (first,) = torch.autograd.grad(g(x), x, create_graph=True)
+    assert first.item() == 12
+    with pytest.raises(RuntimeError, match="double backward"):
+        torch.autograd.grad(first, x)
