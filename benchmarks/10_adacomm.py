@@ -51,7 +51,7 @@ ONCE = (
 THRICE = ("fixed:10", "fixed:20", "fixed:50", DEFAULT)  # medians where 10 % count
 TASKS = {  # steps, batch of a rank, learning rate, the two training losses that are waited for
     "mlp": (300, 32, 0.5, (0.3, 0.1)),
-    "cnn": (300, 32, 0.2, (0.3, 0.1)),
+    "cnn": (300, 32, 0.2, (0.3, 0.2)),  # nothing reaches 0.1 in 300 steps, nor does plain DDP
 }
 RATES = ("20mbit", "100mbit")
 
