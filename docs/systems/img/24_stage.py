@@ -35,7 +35,7 @@ def main() -> None:
     costs = {
         name: cost for name, cost in facts["overhead_us"].items() if name.startswith(("drivetrain", "torch.compile"))
     }
-    bars(axes[1], costs, "a + b, 4 tensors: µs over the bare graph", "")
+    bars(axes[1], costs, "µs that a call adds, 4 tensors", "")
     figure.savefig(HERE / "24-stage.svg", metadata={"Date": None})
 
 
