@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from drivetrain.comm.sync import LocalUpdate
 
 ACCOUNT, TIMES = "exchange.json", "exchange_times.json"
+PARTS = ("encode", "push", "aggregate", "pull", "decode")
 
 
 class ExchangeConfig(Section):
@@ -115,8 +116,8 @@ def _show_gradients(account: Mapping[str, Any], times: Mapping[str, Any], config
     yield Facts(facts | ({"skipped steps": account["skipped"]} if account["skipped"] else {}))
     if times["decision"]:
         yield Text(f"codec = auto: {times['decision']}")
-    parts = times["seconds"]
-    yield Bars("Seconds by part, on worker 0", list(parts), [round(seconds, 3) for seconds in parts.values()])
+    seconds = [times["seconds"][part] for part in PARTS]
+    yield Bars("Seconds by part, on worker 0", PARTS, seconds, unit="s")
     rows = [
         (name, raw // steps, wire // steps, raw / wire if wire else 1.0)
         for name, (raw, wire) in account["parameters"].items()
@@ -129,8 +130,9 @@ def _show_gradients(account: Mapping[str, Any], times: Mapping[str, Any], config
 
 def _show_suspects(account: Mapping[str, Any]) -> Iterable[Part]:
     yield Text("How suspicious each worker looks", level=3)
-    heads = list(account["suspicion"][0])
-    yield Table(tuple(head.replace("_", " ") for head in heads), [tuple(row.values()) for row in account["suspicion"]])
+    heads = ["rank", *(name for name in account["suspicion"][0] if name != "rank")]
+    rows = [tuple(row[head] for head in heads) for row in account["suspicion"]]
+    yield Table(("worker", *(head.replace("_", " ") for head in heads[1:])), rows)
     if account["quarantined"]:
         yield Text(f"In quarantine: {', '.join(map(str, account['quarantined']))}")
 

@@ -53,13 +53,14 @@ class LinePlot:
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars with labels, for counts and shares."""
+    """Horizontal bars with labels: shares that are written in per cent, or with `unit` numbers of something."""
 
     title: str
     labels: Sequence[str]
     values: Sequence[float]
     compare: Sequence[float] | None = None
     legend: tuple[str, str] | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)

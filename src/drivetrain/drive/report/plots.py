@@ -49,7 +49,9 @@ def bars(plot: Bars) -> str:
         if plot.compare:
             other = across(plot.compare[index]) - left
             body.append(f'<rect class="fill1" x="{left}" y="{y + 15}" width="{other:.1f}" height="6"/>')
-        body.append(_text(across(value) + 5, y + 13, f"{value:.1%}" if top <= 1 else f"{value:,.4g}", "start"))
+        body.append(
+            _text(across(value) + 5, y + 13, f"{value:,.4g} {plot.unit}" if plot.unit else f"{value:.1%}", "start")
+        )
     return _figure(plot.title, "".join(body), _legend(plot.legend or ()), height)
 
 

@@ -113,7 +113,7 @@ def show(folder: Path) -> Iterable[Part]:
         "seconds of the search": round(found["search seconds"], 2),
     })  # fmt: skip
     times = sorted(found["milliseconds"].items(), key=lambda item: item[1])
-    yield Bars("Milliseconds a call", [label for label, _ in times], [round(ms, 4) for _, ms in times])
+    yield Bars("Milliseconds a call", [label for label, _ in times], [ms for _, ms in times], unit="ms")
     if found["steps"]:
         yield Table(("rewrite", "times"), list(found["steps"].items()))
     for label, why in found["not built"].items():
