@@ -63,6 +63,6 @@ SYSTEMS: tuple[System, ...] = (
     System(21, "machine learning in the browser", "web", "web export", "web"),
     System(22, "YellowFin momentum tuning", "optim", "optim suggest", "yellowfin", works=True),
     System(23, "AdaScale video scaling", "video", "video scale", "adascale"),
-    System(24, "staging", "graph", "graph trace", "stage"),
+    System(24, "staging", "graph", "graph trace", "stage", works=True),
     System(25, "FlexFlow parallelisation search", "plan", "plan search", "flexflow"),
 )

@@ -16,6 +16,7 @@ from .capture import Program, capture
 if TYPE_CHECKING:
     from .ir import normalise, source_line, structural_hash, tensor_meta
     from .passes import PassContext
+    from .rewrite import optimize
     from .staging.concrete import Capture, Concrete
     from .staging.escape import init_scope, is_tracing, py_call
     from .staging.function import Function, function
@@ -34,6 +35,7 @@ _DOORS = {
     "is_tracing": "staging",
     "load": "staging",
     "normalise": "ir",
+    "optimize": "rewrite",
     "py_call": "staging",
     "source_line": "ir",
     "structural_hash": "ir",
@@ -53,6 +55,7 @@ __all__ = [
     "is_tracing",
     "load",
     "normalise",
+    "optimize",
     "py_call",
     "source_line",
     "structural_hash",

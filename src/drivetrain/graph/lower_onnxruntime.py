@@ -31,8 +31,8 @@ def lower_onnxruntime(module: fx.GraphModule, example_inputs: Sequence[Any], kin
         )
     if any(isinstance(size, torch.SymInt) for value in example_inputs for size in getattr(value, "shape", ())):
         raise InvalidValue("graph: the lowering 'onnxruntime' needs fixed sizes", hint="torch.compile(dynamic=False)")
-    onnxruntime = require("onnxruntime", extra="onnx")
-    require("onnxscript", extra="onnx")
+    onnxruntime = require("onnxruntime", extra="graph")
+    require("onnxscript", extra="graph")
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     examples = tuple(_example(node.meta["val"]) for node in inputs)
     try:
