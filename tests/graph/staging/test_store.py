@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from drivetrain.base.errors import MissingFile
-from drivetrain.graph.errors import CaptureError
+from drivetrain.graph.errors import CaptureError, NotSerializableError
 from drivetrain.graph.staging import Spec, function, load
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -82,6 +82,26 @@ def test_nested_calls_branches_and_custom_gradients_are_stored(tmp_path):
     outer(X)
     outer.traces[0].exported(tmp_path / "o.pt2")
     assert torch.equal(load(tmp_path / "o.pt2")(X), (X * 2).cos() + 1)
+
+
+def test_a_branch_by_value_is_stored_and_a_loop_by_value_is_refused(tmp_path):
+    w = torch.tensor(3.0)
+
+    @function(backend="eager")
+    def branch(x):
+        return torch.cond(x.sum() > 0, lambda v: v.sin() * w, lambda v: v.cos(), (x,))
+
+    @function(backend="eager")
+    def loop(x):
+        return torch.while_loop(lambda v: v.sum() < 9, lambda v: (v * 2,), (x,))[0]
+
+    ones = torch.ones(3)
+    branch(ones), loop(ones)
+    branch.traces[0].exported(tmp_path / "b.pt2")
+    made = load(tmp_path / "b.pt2")
+    assert torch.equal(made(ones), ones.sin() * 3) and torch.equal(made(-ones), (-ones).cos())
+    with pytest.raises(NotSerializableError, match="loops until a tensor's value"):
+        loop.traces[0].exported(tmp_path / "l.pt2")
 
 
 def test_files_that_are_none_or_another(tmp_path):

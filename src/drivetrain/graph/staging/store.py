@@ -17,7 +17,7 @@ from .. import _torch_compat as compat
 from ..capture import Program
 from ..errors import CaptureError, NotSerializableError, explain_failure
 from ..ir import structural_hash
-from .calls import GraphCall, TapeBackward
+from .calls import GraphCall, TapeBackward, WhileCall
 from .captures import Capture
 from .concrete import Concrete
 from .escape import PyCall
@@ -58,6 +58,12 @@ def _refuse_python(graph: fx.GraphModule, name: str) -> None:
             raise NotSerializableError(
                 f"graph: {name} calls Python ({runner.__name__}) when it runs, so no file can hold it",
                 hint="write that part with torch, or leave it outside the staged function",
+                where=str(runner.line) if runner.line is not None else None,
+            )
+        if isinstance(runner, WhileCall):
+            raise NotSerializableError(
+                f"graph: {name} loops until a tensor's value says stop, which no file of ours holds",
+                hint="write the loop over a Python number, or leave it outside the staged function",
                 where=str(runner.line) if runner.line is not None else None,
             )
         if node.op == "call_module":
