@@ -16,7 +16,7 @@ from .capture import Program, capture
 if TYPE_CHECKING:
     from .ir import normalise, source_line, structural_hash, tensor_meta
     from .passes import PassContext
-    from .rewrite import optimize
+    from .rewrite.optimize import optimize
     from .staging.concrete import Capture, Concrete
     from .staging.escape import init_scope, is_tracing, py_call
     from .staging.function import Function, function
