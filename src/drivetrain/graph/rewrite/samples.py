@@ -45,9 +45,11 @@ class Draw:
     Args:
         seed: of shapes, attributes and values.
         dtype: of all tensors.
+        sizes: smallest and largest extent of an image.
     """
 
-    def __init__(self, seed: int, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float64, sizes: tuple[int, int] = (5, 9)) -> None:
+        self.sizes = sizes
         self.random, self.arena, self.dtype, self.seed = random.Random(seed), Arena(), dtype, seed
         self.inputs: list[Node] = []
         self._made = 0
@@ -80,7 +82,7 @@ class Draw:
     def image(self, channels: int, axes: int | None = None, size: Sequence[int] | None = None) -> Node:
         """An input [N, C, ...] with one or two axes."""
         if size is None:
-            size = [self.number(5, 9) for _ in range(axes or self.number(1, 2))]
+            size = [self.number(*self.sizes) for _ in range(axes or self.number(1, 2))]
         return self.input(self.number(1, 2), channels, *size)
 
     def geometry(self, size: Sequence[int], kernel: Sequence[int] | None = None) -> Geometry:
@@ -249,8 +251,13 @@ def _activate_parts(d: Draw) -> Graph:
 
 def _activate_before_pool(d: Draw) -> Graph:
     x = d.image(d.number(1, 3), axes=2)
-    kernel = [d.number(1, 3) for _ in range(2)]
-    padding, dilation = ([d.number(0, k // 2) for k in kernel], 1) if d.flip() else (0, d.number(1, 2))
+    while True:
+        kernel = (d.number(1, 3), d.number(1, 3))
+        padded = d.flip()
+        padding = (d.number(0, kernel[0] // 2), d.number(0, kernel[1] // 2)) if padded else (0, 0)
+        dilation = (1, 1) if padded else (d.number(1, 2), d.number(1, 2))
+        if Geometry(kernel, (1, 1), padding, dilation).fits(x.shape[2:]):
+            break
     pool = d.arena.call(MAX_POOL, x, kernel, d.number(1, 3), padding, dilation, d.flip())
     name = d.pick(aten.relu.default, aten.sigmoid.default, aten.tanh.default)
     return d.graph(d.arena.call(name, d.arena.get(pool, 0)))
@@ -311,9 +318,12 @@ def _merge_groups(d: Draw) -> Graph:
 
 
 def _pool(d: Draw, x: Node) -> Node:
-    kernel = [d.number(1, 3) for _ in range(2)]
-    padding = [d.number(0, k // 2) for k in kernel]
-    stride = [d.number(1, 3) for _ in range(2)] if d.flip() else []
+    while True:
+        kernel = (d.number(1, 3), d.number(1, 3))
+        padding = (d.number(0, kernel[0] // 2), d.number(0, kernel[1] // 2))
+        if Geometry(kernel, (1, 1), padding, (1, 1)).fits(x.shape[2:]):
+            break
+    stride = (d.number(1, 3), d.number(1, 3)) if d.flip() else ()
     return d.arena.call(aten.avg_pool2d.default, x, kernel, stride, padding, False, d.flip() or any(padding))
 
 
