@@ -5,8 +5,11 @@ by protobuf's own writer from the message definitions of its `rules.proto`.
 """
 
 import pytest
+import torch
+from torch import nn
 
 from drivetrain.base.errors import InvalidValue, MissingFile
+from drivetrain.graph.rewrite import optimize
 from drivetrain.graph.rewrite.fused import CONV, MATMUL, aten
 from drivetrain.graph.rewrite.pattern import Constraint, Op, PatternRule, Result, instantiate
 from drivetrain.graph.rewrite.samples import Draw
@@ -286,8 +289,25 @@ def test_words_of_a_program():
     parts = [draw.arena.call(aten.slice.Tensor, x, 1, a, b) for a, b in ((0, 2), (2, 6))]
     lone = draw.arena.call(aten.slice.Tensor, x, 0, 0, 2)
     found = words(draw.graph(*parts, lone, draw.arena.call(aten.permute.default, x, (1, 0))))
-    assert sorted(word.kind for word in found) == ["split", "transpose"]  # a lone slice is no split
+    assert sorted(found) == ["split", "transpose"]  # a lone slice is no split
     assert permutation(number_of([2, 0, 1]), 3) == [2, 0, 1]
+
+
+def test_rules_of_a_file_take_part_in_the_search(messages):
+    class Siblings(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (nn.Conv2d(3, out, 3, padding=1, bias=False) for out in (4, 2))
+
+        def forward(self, x):
+            return self.a(x), self.b(x).sin()
+
+    rules, _ = read_rules(encoded(messages, AXIOMS.values()))
+    x = (torch.randn(1, 3, 8, 8),)
+    result = optimize(Siblings().eval(), x, rules=rules, cost="launches", then="eager", rounds=2)
+    name = f"taso-{list(AXIOMS).index('sibling convolutions')}"
+    assert [(step.rule, step.times) for step in result.steps] == [(name, 1)]
+    assert result.cost_after.launches == result.cost_before.launches - 1 and result.max_abs_err < 1e-5
 
 
 def test_bad_rules_and_bad_files(tmp_path):

@@ -7,12 +7,12 @@ bound to equal values, all constraints met, and no interior value used outside t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from drivetrain.base.errors import InvalidValue, unknown_name
 
-from .rule import Rule
+from .rule import Change, Rule
 from .term import Arena, Graph, Node
 from .vocabulary import COMMUTATIVE, KINDS, CannotBuild, Word, build, words
 
@@ -110,11 +110,16 @@ class PatternRule(Rule):
 
     def find(self, graph: Graph, anchor: Node) -> Iterator[dict[Node, Node]]:
         """Anchored at the first result of the last source operator."""
+        yield from (change.new for change in self.changes(graph, [anchor]))
+
+    def changes(self, graph: Graph, anchors: Iterable[Node] | None = None) -> Iterator[Change]:
+        """All applications in a graph, or at some nodes of it; the graph is searched once for all anchors."""
+        wanted = None if anchors is None else set(anchors)
         for match in self.matches(graph):
-            if match.words[-1].outputs[0] is anchor:
+            if wanted is None or match.words[-1].outputs[0] in wanted:
                 change = self.applied(graph, match)
                 if change:
-                    yield change
+                    yield Change(self.name, change)
 
     def matches(self, graph: Graph) -> Iterator[Match]:
         """All places where the source pattern is found."""
@@ -127,8 +132,8 @@ class PatternRule(Rule):
                 yield match
             return
         op = self.source[len(found)]
-        for word in words(graph):
-            if word.kind != op.kind or word in found or len(word.inputs) != len(op.inputs):
+        for word in words(graph).get(op.kind, ()):
+            if word in found or len(word.inputs) != len(op.inputs):
                 continue
             if any(value not in word.attribute(name) for name, value in op.attributes.items()):
                 continue

@@ -76,7 +76,7 @@ class _Run:
     """Symbols of leaves, and the operators over arrays of them."""
 
     def __init__(self) -> None:
-        self.z3 = require("z3", extra="dev")
+        self.z3 = require("z3", extra="test")
         self.zero, self.applied = self.z3.RealVal(0), dict[str, dict[Any, Any]]()
         self.operators = _operators(self)
 

@@ -56,9 +56,13 @@ class Word:
 
 
 @lru_cache(maxsize=16)
-def words(graph: Graph) -> tuple[Word, ...]:
-    """All operators of a program that have a word."""
-    return tuple(word for node in graph.order for word in _read(graph, node))
+def words(graph: Graph) -> dict[str, tuple[Word, ...]]:
+    """All operators of a program that have a word, by kind."""
+    found: dict[str, list[Word]] = {}
+    for node in graph.order:
+        for word in _read(graph, node):
+            found.setdefault(word.kind, []).append(word)
+    return {kind: tuple(some) for kind, some in found.items()}
 
 
 def _read(graph: Graph, node: Node) -> Iterator[Word]:
