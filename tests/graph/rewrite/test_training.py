@@ -144,10 +144,37 @@ class Reversed(torch.autograd.Function):
         return -grad
 
 
-@pytest.mark.parametrize("run", [lambda y: y.detach() * y, without_gradients, lambda y: Reversed.apply(y)])
-def test_code_that_stops_or_bends_gradients_is_refused(run):
-    with pytest.raises(NotRewritable, match="stops gradients|gradient of a"):
-        rewrite_training(Detached(run), (torch.randn(2, 3),), rules=merging())
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [
+        (lambda y: y.detach() * y, r"aten.detach.default stops gradients"),
+        (without_gradients, "set_grad_enabled stops gradients"),
+        (lambda y: Reversed.apply(y), r"the gradient of a\.weight is not"),
+    ],
+)
+def test_code_that_stops_or_bends_gradients_is_refused(run, why, random):
+    def with_dropout(y):
+        return F.dropout(run(F.dropout(y, 0.1, True)), 0.1, True)
+
+    with pytest.raises(NotRewritable, match=why):
+        rewrite_training(Detached(with_dropout if random else run), (torch.randn(2, 3),), rules=merging())
+
+
+def test_dropout_and_statistics_train():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 6), nn.Dropout(0.5), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 2)
+    )
+    x = torch.randn(8, 4)
+    fast = rewrite_training(model, (x,), cost="launches", budget=3)
+    before = torch.get_rng_state()
+    rewrite_training(model, (x,), cost="launches", budget=3)
+    assert torch.equal(before, torch.get_rng_state())  # the comparison leaves the program's own numbers alone
+    mean = model[2].running_mean.clone()
+    fast(x).square().sum().backward()
+    assert all(value.grad is not None for value in model.parameters())
+    assert not torch.equal(mean, model[2].running_mean)  # the original's own buffer is written
 
 
 class Cut(Rule):

@@ -22,7 +22,7 @@ from drivetrain.base.errors import InvalidValue
 
 from ..capture import Program, capture
 from ..cost import CostTable, default_path
-from ..ir import source_line
+from ..ir import copy_graph, source_line
 from .convert import NotRewritable, from_fx, register, to_fx
 from .emit import state_as_inputs, with_layouts_of
 from .optimize import _searched
@@ -135,8 +135,9 @@ def rewrite_training(
         table.save()
         graph, steps = forms[-1], [*steps, *path]
     made = Trainable(module, program, runnable(with_layouts_of(graph, whole), order), steps)
-    if not any(is_random(node.op) for node in whole.order):  # two random programs can't be compared
-        _compare_gradients(made, args, dict(kwargs or {}))
+    # what a program draws at random comes in another order after a rewrite: only the captured one can be compared
+    random = any(is_random(node.op) for node in whole.order)
+    _compare_gradients(made, _differentiable(program.module) if random else made.rewritten, args, dict(kwargs or {}))
     return made
 
 
@@ -182,8 +183,18 @@ def _refuse_cut_gradients(program: Program) -> None:
                 )  # fmt: skip
 
 
-def _compare_gradients(made: Trainable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """One step of both on copies of the state.
+def _differentiable(module: fx.GraphModule) -> fx.GraphModule:
+    """A captured graph in operators that autograd knows, in the captured order."""
+    graph = copy_graph(module.graph)
+    for node in graph.nodes:
+        node.target = _DIFFERENTIABLE.get(str(node.target), node.target)
+    return fx.GraphModule(module, graph)
+
+
+def _compare_gradients(
+    made: Trainable, runner: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:  # fmt: skip
+    """One step of the original and of a graph on copies of the state, with the same random numbers.
 
     Raises:
         NotRewritable: an output or a parameter's gradient differs by more than rounding.
@@ -195,10 +206,12 @@ def _compare_gradients(made: Trainable, args: tuple[Any, ...], kwargs: dict[str,
         wanted = [name for name, value in made.named_parameters() if value.requires_grad and name in state]
         for name in wanted:
             state[name].requires_grad_()
-        if rewritten:
-            outputs = list(made.rewritten(*state.values(), *inputs))[len(made._program.writes) :]
-        else:
-            outputs = pytree.tree_leaves(functional_call(made.original, state, args, kwargs))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if rewritten:
+                outputs = list(runner(*state.values(), *inputs))[len(made._program.writes) :]
+            else:
+                outputs = pytree.tree_leaves(functional_call(made.original, state, args, kwargs))
         outputs = [value for value in outputs if isinstance(value, Tensor)]
         lossy = [value.double().square().sum() for value in outputs if value.requires_grad]
         grads = torch.autograd.grad(sum(lossy), [state[name] for name in wanted], allow_unused=True) if lossy else ()
