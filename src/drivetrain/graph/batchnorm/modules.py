@@ -1,0 +1,98 @@
+"""Batch norm, ReLU and convolution in one call, for modules as they are: same parameters, same state_dict keys.
+
+    patch_(model)                       # every batch norm of a traceable model, in place; unpatch_(model) undoes it
+    layer = BNReLUConv2d(bn, conv)      # one of them, by hand
+
+In eval mode, under autocast, under vmap or another functional transform, and for inputs that the kernel can't take
+(channels_last, other dtypes), the model's own modules run: nothing changes there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from . import kernel, ops
+from .feature import Feature, as_feature, plain
+from .statistics import check_count, synchronise, update_running
+
+
+class BNReLUConv2d(nn.Module):
+    """conv(relu(bn(x))), fused in training mode.
+
+    Args:
+        bn, conv: the modules; the state_dict has their keys under "bn." and "conv.".
+        reference: take the torch version of the sweeps where the native ones can't run, instead of the modules.
+
+    `forward` maps [N, C, H, W] to the convolution's result.
+    """
+
+    def __init__(self, bn: nn.BatchNorm2d, conv: nn.Conv2d, reference: bool = False) -> None:
+        super().__init__()
+        self.bn, self.conv, self.reference = bn, conv, reference
+
+    def forward(self, x: Tensor) -> Tensor:
+        return plain(bn_relu_conv(self.bn, self.conv, x, want_stats=False, reference=self.reference))
+
+
+def bn_relu_conv(
+    bn: nn.BatchNorm2d, conv: nn.Conv2d, x: Tensor | Feature, want_stats: bool = True, reference: bool = False
+) -> Feature:
+    """conv(relu(bn(x))); x is neither copied together nor, activated, written out where the convolution is 1x1."""
+    feature = as_feature(x)
+    if not _fusible(bn, feature, reference):
+        return as_feature(conv(torch.relu(bn(feature.tensor()))))
+    gamma, beta, mean, inv = _prepare(bn, feature)
+    y, y_mean, y_m2 = ops.bn_relu_conv(
+        feature.parts, gamma, beta, mean, inv, conv.weight, list(conv.stride), list(conv.padding),
+        list(conv.dilation), conv.groups, want_stats,
+    )  # fmt: skip
+    if conv.bias is not None:
+        y, y_mean = y + conv.bias.view(1, -1, 1, 1), y_mean + conv.bias.detach().double() if want_stats else y_mean
+    return Feature([y], [(y_mean, y_m2) if want_stats else None])
+
+
+def bn_relu(
+    bn: nn.BatchNorm2d, x: Tensor | Feature, residual: Tensor | Feature | None = None, relu: bool = True,
+    reference: bool = False,
+) -> Tensor:  # fmt: skip
+    """relu(bn(x) + residual), or bn(x) + residual."""
+    feature = as_feature(x)
+    added = None if residual is None else plain(residual)
+    alike = added is None or (tuple(added.shape) == feature.shape and added.dtype == feature.parts[0].dtype)
+    if not alike or not _fusible(bn, feature, reference):
+        z = bn(feature.tensor())
+        z = z if added is None else z + added
+        return torch.relu(z) if relu else z
+    return ops.bn_relu(feature.parts, *_prepare(bn, feature), added, relu)
+
+
+def _fusible(bn: nn.BatchNorm2d, feature: Feature, reference: bool) -> bool:
+    """Whether the fused form says the same as the modules, and is the faster one."""
+    if not bn.training or len({part.dtype for part in feature.parts}) != 1:
+        return False
+    if torch.is_autocast_enabled(feature.parts[0].device.type) or _transformed():
+        return False
+    # torch.compile of a patched model: the kernel is asked when the operator runs.
+    return reference or torch.compiler.is_compiling() or kernel.fits(feature.parts)
+
+
+def _transformed() -> bool:
+    """Inside vmap, torch.func.grad and their kin the fused operators have no rules."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _prepare(bn: nn.BatchNorm2d, feature: Feature) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """gamma, beta, and the mini-batch's mean and 1 / sqrt(variance + eps); the running statistics are updated."""
+    if feature.shape[1] != bn.num_features:
+        raise ValueError(f"running_mean should contain {feature.shape[1]} elements not {bn.num_features}")
+    count = check_count(feature.shape)
+    mean, m2 = feature.statistics()
+    if isinstance(bn, nn.SyncBatchNorm) and torch.distributed.is_initialized():
+        count, mean, m2 = synchronise(count, mean, m2, bn.process_group)
+    update_running(bn, count, mean, m2)
+    inv = (m2 / count + bn.eps).rsqrt()
+    x = feature.parts[0]
+    gamma = x.new_ones(bn.num_features) if bn.weight is None else bn.weight
+    beta = x.new_zeros(bn.num_features) if bn.bias is None else bn.bias
+    return gamma, beta, mean, inv

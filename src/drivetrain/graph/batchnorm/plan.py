@@ -1,0 +1,185 @@
+"""Which batch norms of a model can be restructured, and why the others can't (spec 19, 2.1, 2.3 and 5).
+
+An edge is `producer -> BN -> (+ residual) -> ReLU -> conv`. The match is made on a torch.fx trace of the modules, so
+names are those of the model; a node that fits no pattern stays as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from drivetrain.base.errors import InvalidValue
+
+_RELUS = (F.relu, torch.relu)
+_ADDS = (operator.add, torch.add, operator.iadd)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One batch norm and what surrounds it.
+
+    Attributes:
+        bn: the module's name.
+        source: what makes its input: the node's name in the trace.
+        residual: the node that is added before the ReLU; None without one.
+        act: the ReLU's node; None where the BN's output goes elsewhere.
+        conv: the convolution that alone reads the ReLU; None where something else does.
+        applied: whether it is restructured.
+        reason: why not, or what is done.
+    """
+
+    bn: str
+    source: str
+    residual: str | None
+    act: str | None
+    conv: str | None
+    applied: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Match:
+    """An edge with its nodes in the trace."""
+
+    edge: Edge
+    bn: fx.Node
+    last: fx.Node
+    conv: fx.Node | None
+    residual: fx.Node | None
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The model's graph of modules and functions; the modules are the model's own.
+
+    Raises:
+        InvalidValue: the forward branches on tensors, which no trace can follow.
+    """
+    try:
+        return fx.symbolic_trace(model)
+    except Exception as error:
+        raise InvalidValue(
+            f"graph: the forward of {type(model).__name__} can't be traced: {str(error).splitlines()[0]}",
+            hint='torch.compile(model, backend="drivetrain", options={"bn": "auto"}) takes it in pieces',
+        ) from error
+
+
+def match(traced: fx.GraphModule) -> list[Match]:
+    """Every batch norm of a trace, in order, with what can be done."""
+    modules = dict(traced.named_modules())
+    found: list[Match] = []
+    taken: set[fx.Node] = set()
+    for node in traced.graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], nn.modules.batchnorm._BatchNorm):
+            continue
+        made = _match_one(node, modules)
+        if made.last in taken:  # both operands of a sum are batch norms: one of them takes the sum along
+            made = _result(node, "the sum is taken by the other BN: normalise in one sweep")
+        taken.add(made.last)
+        found.append(made)
+    return found
+
+
+def virtual_concats(traced: fx.GraphModule, matches: list[Match]) -> set[fx.Node]:
+    """Concatenations along the channels that some restructured BN reads, directly or through another one."""
+    wanted = {match.bn.args[0] for match in matches if match.edge.applied}
+    found: set[fx.Node] = set()
+    for node in reversed(traced.graph.nodes):
+        if node in wanted and is_concat(node):
+            found.add(node)
+            wanted.update(concat_parts(node))
+    return found
+
+
+def is_concat(node: Any) -> bool:
+    """Whether a node is torch.cat(list of nodes, dim=1)."""
+    if not isinstance(node, fx.Node) or node.op != "call_function" or node.target not in (torch.cat, torch.concat):
+        return False
+    parts = node.args[0] if node.args else node.kwargs.get("tensors")
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    return dim in (1, -3) and isinstance(parts, list | tuple) and all(isinstance(part, fx.Node) for part in parts)
+
+
+def concat_parts(node: fx.Node) -> list[fx.Node]:
+    """The operands of a concatenation."""
+    return list(node.args[0] if node.args else node.kwargs["tensors"])  # type: ignore[arg-type]
+
+
+def _match_one(bn: fx.Node, modules: dict[str, nn.Module]) -> Match:
+    module = modules[str(bn.target)]
+    if type(module) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
+        return _result(bn, f"{type(module).__name__} is not nn.BatchNorm2d", applied=False)
+    if _hooked(module):
+        return _result(bn, "the BN has hooks", applied=False)
+    if len(bn.users) != 1:
+        return _result(bn, f"the BN's output is read {len(bn.users)} times: normalise in one sweep")
+    (user,) = bn.users
+    residual: Any = None
+    before = bn
+    if _is_add(user, bn):
+        residual = next((arg for arg in user.args if arg is not bn), None)
+        if len(user.users) != 1 or not isinstance(residual, fx.Node):
+            return _result(bn, "the sum behind the BN is read several times: normalise in one sweep")
+        before, (user,) = user, user.users
+    if not _is_relu(user, before, modules):
+        return _result(bn, f"no ReLU behind the BN but {user.name}: normalise in one sweep")
+    if residual is not None:
+        return _result(bn, "normalise, add and ReLU in one sweep", residual=residual, act=user)
+    conv = _sole_conv(user, modules)
+    what = "normalise and ReLU in one sweep" if conv is None else "normalise and ReLU in the convolution's read-in"
+    return _result(bn, what, act=user, conv=conv)
+
+
+def _result(
+    bn: fx.Node, reason: str, *, applied: bool = True, residual: fx.Node | None = None, act: fx.Node | None = None,
+    conv: fx.Node | None = None,
+) -> Match:  # fmt: skip
+    source = bn.args[0] if bn.args else next(iter(bn.kwargs.values()))
+    assert isinstance(source, fx.Node)
+    added, activation = (None if node is None else node.name for node in (residual, act))
+    edge = Edge(
+        str(bn.target), source.name, added, activation, None if conv is None else str(conv.target), applied, reason
+    )
+    return Match(edge, bn, act or bn, conv, residual)
+
+
+def _is_add(node: fx.Node, bn: fx.Node) -> bool:
+    if node.op != "call_function" or node.target not in _ADDS or len(node.args) != 2 or node.kwargs:
+        return False
+    if node.args[0] is node.args[1]:
+        return False
+    # `residual += bn(x)` changes the residual, which others may read.
+    return node.target is not operator.iadd or node.args[0] is bn
+
+
+def _is_relu(node: fx.Node, operand: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if not node.args or node.args[0] is not operand:
+        return False
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return type(module) is nn.ReLU and not _hooked(module)
+    if node.op == "call_method":
+        return node.target in ("relu", "relu_")
+    return node.op == "call_function" and node.target in _RELUS
+
+
+def _sole_conv(act: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+    if len(act.users) != 1:
+        return None
+    (conv,) = act.users
+    if conv.op != "call_module" or conv.args != (act,):
+        return None
+    module = modules[str(conv.target)]
+    plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return conv if plain and not _hooked(module) else None
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -1,0 +1,256 @@
+"""Patched models: the same training, the same keys, and every case where nothing may change (spec 19, 5)."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from drivetrain import nets
+from drivetrain.base.errors import InvalidValue
+from drivetrain.graph.batchnorm import BNReLUConv2d, kernel, modules, ops, patch_, statistics, unpatch_
+from drivetrain.nets.resnet import Bottleneck
+
+EDGE = "normalise and ReLU in the convolution's read-in"
+
+
+def relative(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30))
+
+
+def gradients(model, x, y):
+    model.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    return loss, [parameter.grad.clone() for parameter in model.parameters()]
+
+
+MODELS = {
+    "dense": lambda: nets.densenet_small(depths=(2, 2, 2)),
+    "basic": lambda: nets.resnet20(),
+    "bottleneck": lambda: nets.ResNet(Bottleneck, (1, 1, 1, 1), 10),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_same_gradients_and_running_statistics(name, dtype):
+    """Against float64 eager; float32 may be as far from it as float32 eager is, twice."""
+    torch.manual_seed(0)
+    model = MODELS[name]().to(dtype).train()
+    exact, ours = copy.deepcopy(model).double(), copy.deepcopy(model)
+    edges = patch_(ours, reference=dtype == torch.float64)
+    assert all(edge.applied for edge in edges) and list(ours.state_dict()) == list(model.state_dict())
+    x, y = torch.randn(4, 3, 48, 48, dtype=dtype), torch.randint(0, 10, (4,))
+    _, wanted = gradients(exact, x.double(), y)
+    (_, eager), (_, got) = gradients(model, x, y), gradients(ours, x, y)
+    worst = max(relative(a, b) for a, b in zip(eager, wanted, strict=True))
+    limit = 1e-11 if dtype == torch.float64 else max(1e-4, 3 * worst)
+    assert max(relative(a, b) for a, b in zip(got, wanted, strict=True)) <= limit
+    for key, value in exact.named_buffers():
+        torch.testing.assert_close(dict(ours.named_buffers())[key].double(), value.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_fifty_steps_of_training():
+    """DenseNet (k=12, depth 22) in float64: losses equal to 1e-8."""
+    torch.manual_seed(0)
+    model = nets.densenet_small(depths=(3, 3, 3)).double()
+    ours = copy.deepcopy(model)
+    patch_(ours, reference=True)
+    data = torch.randn(50, 4, 3, 16, 16, dtype=torch.float64)
+    labels = torch.randint(0, 10, (50, 4))
+    losses = []
+    for trained in (model, ours):
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.01, momentum=0.9)
+        losses.append([])
+        for x, y in zip(data, labels, strict=True):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(trained(x), y)
+            loss.backward()
+            optimizer.step()
+            losses[-1].append(loss.item())
+    assert max(abs(a - b) for a, b in zip(*losses, strict=True)) <= 1e-8
+    assert losses[0][-1] != losses[0][0]
+
+
+def test_each_feature_is_swept_once(monkeypatch):
+    """A read counter, not a clock: no channel's statistics are computed twice, whatever concatenations read it."""
+    if not kernel.has_gemm():
+        pytest.skip("no kernel")
+    model = nets.DenseNet(8, (3,), 10, stem="cifar")
+    patch_(model)
+    swept = []
+    monkeypatch.setattr(ops, "batch_statistics", lambda xs: swept.append(xs) or statistics.batch_statistics(xs))
+    model(torch.randn(2, 3, 16, 16))
+    # The stem's output and the three layers' outputs; the 1x1 convolutions sweep theirs while they write it.
+    shapes = sorted(x.shape[1] for xs in swept for x in (xs if isinstance(xs, list) else [xs]))
+    assert shapes == [8, 8, 8, 16]
+
+
+class Odd(nn.Module):
+    """A batch norm and something around it."""
+
+    def __init__(self, after, **options):
+        super().__init__()
+        self.bn, self.conv = nn.BatchNorm2d(4, **options), nn.Conv2d(4, 5, 1)
+        self.act, self.drop = nn.ReLU(inplace=True), nn.Dropout(0.5)
+        self.after = after
+
+    def forward(self, x):
+        return self.after(self, x)
+
+
+def _twice(m, x):
+    y = m.bn(x)
+    return m.conv(torch.relu(y)) + m.conv(y)
+
+
+def _dropped(m, x):
+    return m.conv(m.drop(torch.relu(m.bn(x))))
+
+
+def _read_twice(m, x):
+    a = m.act(m.bn(x))
+    return m.conv(a) + m.conv(a * 2)
+
+
+def _added_in_place(m, x):
+    y = x * 1.5
+    y += m.bn(x)
+    return m.conv(m.act(y)) + m.conv(y)
+
+
+CASES = {
+    "plain": (lambda m, x: m.conv(m.act(m.bn(x))), {}, EDGE),
+    "no running statistics": (lambda m, x: m.conv(m.act(m.bn(x))), {"track_running_stats": False}, EDGE),
+    "not affine": (lambda m, x: m.conv(m.act(m.bn(x))), {"affine": False}, EDGE),
+    "cumulative": (lambda m, x: m.conv(m.act(m.bn(x))), {"momentum": None}, EDGE),
+    "read twice": (_twice, {}, "the BN's output is read 2 times: normalise in one sweep"),
+    "dropout between": (_dropped, {}, "normalise and ReLU in one sweep"),
+    "ReLU read twice": (_read_twice, {}, "normalise and ReLU in one sweep"),
+    "residual changed in place": (
+        _added_in_place,
+        {},
+        "the sum behind the BN is read several times: normalise in one sweep",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_odd_surroundings(name):
+    after, options, reason = CASES[name]
+    torch.manual_seed(0)
+    model = Odd(after, **options)
+    ours = copy.deepcopy(model)
+    (edge,) = patch_(ours)
+    assert edge.reason == reason and edge.applied
+    x = torch.randn(3, 4, 6, 6)
+    results = []
+    for m in (ours, model):
+        torch.manual_seed(1)  # of the dropout
+        results.append(m(x))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("case", ["eval", "autocast", "channels_last", "float64", "vmap", "empty batch", "bfloat16"])
+def test_nothing_changes(case, monkeypatch):
+    """Where the fused form does not say the same, or can't run natively, the modules run."""
+    torch.manual_seed(0)
+    model = Odd(CASES["plain"][0])
+    ours = copy.deepcopy(model)
+    patch_(ours)
+    monkeypatch.setattr(modules.ops, "bn_relu_conv", None)
+    x = torch.randn(3, 4, 6, 6)
+    if case == "vmap":
+        ours.bn.track_running_stats = model.bn.track_running_stats = False
+        for m in (ours, model):
+            m.bn.running_mean = m.bn.running_var = m.bn.num_batches_tracked = None
+        assert torch.equal(torch.vmap(ours)(x[:, None]), torch.vmap(model)(x[:, None]))
+        return
+    if case == "eval":
+        ours.eval(), model.eval()
+    x = {"channels_last": x.to(memory_format=torch.channels_last), "empty batch": x[:0]}.get(case, x)
+    if case in ("float64", "bfloat16"):
+        dtype = getattr(torch, case)
+        ours, model, x = ours.to(dtype), model.to(dtype), x.to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        if case == "empty batch":
+            for m in (model, ours):  # torch's own answer, whichever it is in this version
+                try:
+                    m(x)
+                except (ValueError, RuntimeError) as error:
+                    assert m is model or str(error)
+            return
+        assert torch.equal(ours(x), model(x))
+
+
+def test_one_value_per_channel():
+    ours = Odd(CASES["plain"][0])
+    patch_(ours)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ours(torch.randn(1, 4, 1, 1))
+
+
+def test_wrong_number_of_channels():
+    ours = Odd(CASES["plain"][0])
+    patch_(ours)
+    with pytest.raises(ValueError, match="should contain 3 elements not 4"):
+        ours(torch.randn(2, 3, 4, 4))
+
+
+def test_hooks_are_not_skipped():
+    model = Odd(CASES["plain"][0])
+    seen = []
+    model.bn.register_forward_hook(lambda *_: seen.append(1))
+    (edge,) = patch_(model)
+    model(torch.randn(2, 4, 4, 4))
+    assert seen == [1] and not edge.applied and edge.reason == "the BN has hooks"
+
+
+def test_by_hand():
+    bn, conv = nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3, padding=1)
+    layer = BNReLUConv2d(bn, conv)
+    assert {key.partition(".")[0] for key in layer.state_dict()} == {"bn", "conv"}
+    x = torch.randn(2, 4, 6, 6)
+    wanted = conv(torch.relu(F.batch_norm(x, None, None, bn.weight, bn.bias, True)))
+    torch.testing.assert_close(layer(x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_patch_unpatch_copy():
+    model = nets.densenet_small(depths=(1, 1, 1))
+    patch_(model)
+    with pytest.raises(InvalidValue, match="patched already"):
+        patch_(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.classifier.bias.add_(1)
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(twin(x), model(x) + 1)  # the copy runs on its own parameters
+    unpatch_(model)
+    with pytest.raises(InvalidValue, match="is not patched"):
+        unpatch_(model)
+
+
+def test_checkpointing_sees_the_same_gradients():
+    from torch.utils.checkpoint import checkpoint
+
+    model = Odd(CASES["plain"][0], momentum=0.0)
+    ours = copy.deepcopy(model)
+    patch_(ours)
+    x = torch.randn(3, 4, 6, 6, requires_grad=True)
+    model(x).sum().backward()
+    checkpoint(ours, x, use_reentrant=False).sum().backward()
+    for a, b in zip(ours.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_forward_that_branches_is_told():
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(InvalidValue, match="the forward of Branches can't be traced"):
+        patch_(Branches())
