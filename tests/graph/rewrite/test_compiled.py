@@ -44,7 +44,7 @@ INPUTS = {
 def test_networks_compute_the_same(name, freeze, tmp_path):
     settings, make = INPUTS[name]
     model, x = nets.build(name, seed=0, **settings).eval(), make()
-    options = {"rewrite": True, "freeze": freeze, "budget": 8, "cost_table": tmp_path / "costs.json"}
+    options = {"rewrite": True, "freeze": freeze, "budget": 8, "cost_table": str(tmp_path / "costs.json")}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error", UserWarning)
         got, (graph,) = compiled_graphs(model, x, **options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def _search(graph: Graph, rules: Sequence[Rule], options: Mapping[str, Any], fro
     alpha, budget = options.get("alpha", 1.05), options.get("budget", 300)
     if not isinstance(alpha, int | float) or not isinstance(budget, int):
         raise InvalidValue(f"graph: alpha and budget must be numbers, found {alpha!r} and {budget!r}")
-    table = CostTable(options.get("cost_table") or default_path())
+    table = CostTable(Path(options["cost_table"]) if options.get("cost_table") else default_path())
     pricer = Pricer(table, training=not frozen)
     forms, _, _ = _searched(graph, rules, pricer, Objective("time"), float(alpha), budget, 30, 60.0)
     table.save()
