@@ -70,6 +70,7 @@ class Registered:
 # In the order in which they run.
 PASSES: dict[str, Registered] = {
     "normalise": Registered("drivetrain.graph.passes:normalise_pass", ("inference",), ("normalise",)),
+    "batchnorm": Registered("drivetrain.graph.batchnorm.joint:batchnorm_pass", ("joint",), ("bn",), needs="bn"),
     "rewrite": Registered("drivetrain.graph.rewrite.compiled:rewrite_pass", ("inference",),
         ("rewrite", "alpha", "budget", "freeze", "cost_table"), "rewrite"),
 }  # fmt: skip

@@ -1,0 +1,96 @@
+"""Whether fusing an edge pays here: both forms are timed once for each shape and kept in the machine's cost table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from drivetrain.graph._torch_compat import _disable_current_modes
+from drivetrain.graph.cost import CostTable, Measured, default_path
+
+from . import kernel, ops
+from .statistics import batch_statistics
+
+if TYPE_CHECKING:
+    from .joint import Found
+
+IMAGES = 2  # time is linear in the batch: a few images are enough to compare
+ROUNDS = 4
+GAIN = 0.98  # the fused form must take at most this share, so that noise does not decide
+
+
+class Chooser:
+    """Answers `faster` from the table of times by hardware, measuring what it lacks."""
+
+    def __init__(self, table: CostTable | None = None) -> None:
+        self.table = CostTable(default_path()) if table is None else table
+
+    def faster(self, found: Found) -> bool:
+        """Whether forward and backward of an edge take less time fused."""
+        shape = [int(size) for size in found.bn.meta["val"][0].shape]
+        shape[0] = min(shape[0], IMAGES)
+        attributes: tuple[Any, ...] = ()
+        if found.conv is not None:
+            weight = found.conv.args[1].meta["val"]  # type: ignore[union-attr]
+            attributes = ([int(size) for size in weight.shape], *found.conv.args[3:6], found.conv.args[8])
+        key = f"bn:{shape}:{attributes}:{found.residual is not None}"
+        return self.decide(key, shape, attributes, found.residual is not None)
+
+    def decide(self, key: str, shape: list[int], attributes: tuple[Any, ...], joined: bool) -> bool:
+        """The comparison itself, on random values."""
+        if kernel.load() is None:
+            return False
+        if key + ":fused" not in self.table.times:
+            # The pass runs while torch traces: numbers are wanted here, not fake tensors.
+            with _disable_current_modes(), torch.enable_grad():
+                for form, measured in zip(("plain", "fused"), _race(*_forms(shape, attributes, joined)), strict=True):
+                    self.table.times[f"{key}:{form}"] = measured
+                    self.table.added += 1
+        return self.table.times[key + ":fused"].us <= GAIN * self.table.times[key + ":plain"].us
+
+    def save(self) -> None:
+        """Keep what was measured."""
+        self.table.save()
+
+
+def _race(plain: Callable[[], Any], fused: Callable[[], Any]) -> list[Measured]:
+    """The fastest of a few runs in turn: what else the machine does only ever makes a run slower."""
+    samples: list[list[float]] = [[], []]
+    for turn in range(ROUNDS + 1):
+        for times, run in zip(samples, (plain, fused), strict=True):
+            start = time.perf_counter()
+            run()
+            if turn:
+                times.append(1e6 * (time.perf_counter() - start))
+    return [Measured(round(min(times), 3), ROUNDS, round(max(times) - min(times), 3)) for times in samples]
+
+
+def _forms(shape: list[int], attributes: tuple[Any, ...], joined: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    x = torch.randn(shape, requires_grad=True)
+    gamma, beta = torch.ones(shape[1], requires_grad=True), torch.zeros(shape[1], requires_grad=True)
+    residual = torch.randn(shape, requires_grad=True) if joined else None
+    weight = torch.randn(attributes[0], requires_grad=True) if attributes else None
+    leaves = [value for value in (x, gamma, beta, residual, weight) if value is not None]
+    count = shape[0] * shape[2] * shape[3]
+
+    def step(y: Tensor) -> None:
+        torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+    def plain() -> None:
+        z = torch.nn.functional.batch_norm(x, None, None, gamma, beta, True)
+        a = torch.relu(z if residual is None else z + residual)
+        step(a if weight is None else torch.nn.functional.conv2d(a, weight, None, *attributes[1:]))
+
+    def fused() -> None:
+        mean, m2 = batch_statistics(x)
+        inv = (m2 / count + 1e-5).rsqrt()
+        if weight is None:
+            step(ops.bn_relu([x], gamma, beta, mean, inv, residual, True))
+        else:
+            step(ops.bn_relu_conv([x], gamma, beta, mean, inv, weight, *attributes[1:], True)[0])
+
+    return plain, fused
