@@ -3,7 +3,7 @@
     python benchmarks/19_batchnorm.py [--only block1,block2,densenet121,resnet50] [--batch 8] [--rounds 7] [--inductor]
 
 Dense blocks 1 and 2 of DenseNet-121 alone, then whole networks at 224 x 224, random weights; forward and backward. All
-forms run in turn; ratios are medians over pairs of neighbouring runs. Inductor compiles for minutes, so it is asked for.
+forms run in turn; ratios are medians over pairs of neighbouring runs. Inductor compiles for minutes: ask for it.
 `ours` is `patch_`, `ours, compiled` is torch.compile(backend="drivetrain", options={"bn": "auto", "then": "eager"}).
 """
 
