@@ -1,8 +1,8 @@
 """The pass behind `torch.compile(model, backend="drivetrain", options={"rewrite": True})`, for inference graphs.
 
 Weights arrive there as arguments. They stay arguments (a rule's weight terms are computed at each call, and priced
-so), or with `freeze=True` and `then="eager"` are folded into constants: faster, but a later change of a weight is not
-seen until the model is compiled again, as with Inductor's own freezing.
+so), or with `freeze=True` and `then="eager"` are folded into constants and packed for oneDNN: faster, but a later
+change of a weight is not seen until the model is compiled again, as with Inductor's own freezing.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from .._torch_compat import fake_mode_of, outside_modes, retrace
 from ..cost import CostTable, default_path
 from ..passes import PassContext
 from ..verify import difference
-from .convert import NotRewritable, fold, from_fx, register, to_fx
+from .convert import NotRewritable, fold, from_fx, to_fx
 from .emit import by_name, state_as_inputs, with_layouts_of
+from .lower import onednn
+from .meta import Meta
 from .optimize import _searched
 from .price import Objective, Pricer
 from .rule import Rule, simplify
 from .rules import RULES
-from .term import Graph
+from .term import INPUT, Graph, Node
 
 TOLERANCE = 1e-4  # of the largest output: float32's rounding through a deep network
 
@@ -44,36 +46,42 @@ def rewrite_pass(module: fx.GraphModule, example_inputs: Sequence[Any], context:
     except NotRewritable as error:
         _warn(str(error))
         return module
-    return module if found is None else _finished(*found, example_inputs)
+    if found is None:
+        return module
+    return found if isinstance(found, fx.GraphModule) else _finished(*found, example_inputs)
 
 
 def _rewritten(
     module: fx.GraphModule, example_inputs: Sequence[Any], context: PassContext
-) -> tuple[Graph, dict[str, Tensor], list[str]] | None:
-    """The better program, its folded constants and the names of the placeholders; None where nothing changes."""
+) -> tuple[Graph, list[str]] | fx.GraphModule | None:
+    """The better program and the names of its placeholders; frozen ready to run; None where nothing changes."""
     options = context.options
     names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     states = [names[position] for position in _static(context) if position < len(names)]
-    known = _weights(example_inputs, names, states)
-    frozen = _may_freeze(context, bool(known))
-    prefix = "frozen." if frozen else ""
-    state = None if known is None else {prefix + name: value for name, value in known.items()}
-    whole = from_fx(module.graph, {name: prefix + name for name in states})
+    state = _weights(example_inputs, names, states)
+    frozen = _may_freeze(context, bool(state))
+    whole = from_fx(module.graph, {name: name for name in states})
     rules = list(RULES) if frozen else [_priced(rule) for rule in RULES]
-    graph, _ = simplify(whole, [rule for rule in rules if rule.always])
-    values: dict[str, Tensor] = {}
+    graph, values = whole, dict(state or {})
     if frozen:
-        graph, values = fold(graph, state or {})
+        graph = from_fx(module.graph, {name: name for name in states}, channels_last=True)
+    graph, _ = simplify(graph, [rule for rule in rules if rule.always])
+    if frozen:
+        graph, values = fold(graph, values)
     if options.get("rewrite") != "always":
         graph = _search(graph, rules, options, frozen)
-        if frozen:
-            graph, values = fold(graph, values)
-    graph = with_layouts_of(graph, whole)
-    if graph.digest == whole.digest:
+    if not frozen and graph.digest == whole.digest:
         return None
-    if state is not None:
-        _check(whole, graph, state, values)
-    return graph, values, names
+    graph = with_layouts_of(graph, module.graph)
+    if not frozen:
+        if state is not None:
+            _check(whole, state, to_fx(graph, by_name(state, graph)), [str(leaf.args[0]) for leaf in graph.inputs])
+        return graph, names
+    made = _packed(*fold(graph, values), whole, names)
+    _check(whole, state or {}, made, names)
+    for node, fake in zip(made.graph.nodes, example_inputs, strict=False):
+        node.meta["val"] = fake
+    return made
 
 
 def _may_freeze(context: PassContext, known: bool) -> bool:
@@ -99,39 +107,56 @@ def _search(graph: Graph, rules: Sequence[Rule], options: Mapping[str, Any], fro
     return forms[-1]
 
 
-def _check(whole: Graph, graph: Graph, state: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def _check(whole: Graph, state: Mapping[str, Tensor], made: fx.GraphModule, names: Sequence[str]) -> None:
     """Run both on the weights as they are.
+
+    Args:
+        whole: the program as it came.
+        state: its weights.
+        made: what shall run instead.
+        names: of what `made` takes.
 
     Raises:
         NotRewritable: they differ by more than rounding.
     """
-    inputs = [_example(leaf.meta) for leaf in whole.inputs]
-    expected = to_fx(whole, by_name(state, whole))(*inputs)
-    got = to_fx(graph, by_name({**state, **values}, graph))(*inputs)
+    inputs = {str(leaf.args[0]): _example(leaf.meta) for leaf in whole.inputs}
+    expected = to_fx(whole, by_name(state, whole))(*inputs.values())
+    got = made(*({**state, **inputs}[name] for name in names))
     worst, where = difference(list(expected), list(got))
     if not worst <= TOLERANCE:
         raise NotRewritable(f"graph: rewritten, {where} differs by {worst:.2g} of its largest value")
 
 
-def _finished(
-    graph: Graph, values: Mapping[str, Tensor], names: Sequence[str], example_inputs: Sequence[Any]
-) -> fx.GraphModule:
-    """The program as ATen operators on the pass's own arguments, folded constants inside."""
-    mode = fake_mode_of(example_inputs)
+def _packed(graph: Graph, values: Mapping[str, Tensor], whole: Graph, names: Sequence[str]) -> fx.GraphModule:
+    """The frozen program on oneDNN, its weights packed; it takes the weights' arguments and does not read them.
+
+    Args:
+        graph: takes images channels last.
+        values: the state that it reads.
+        whole: the program as it came: takes images as they are given.
+        names: of the arguments.
+    """
+    given = {str(leaf.args[0]): leaf.meta for leaf in whole.inputs}
+    taken = {str(leaf.args[0]): leaf for leaf in graph.inputs}
+    order: list[Node] = []
+    change: dict[Node, Node] = {}
+    for name in names:
+        leaf = graph.arena.leaf(INPUT, f"given.{name}", given.get(name, Meta((), torch.float32, ())))
+        order.append(leaf)
+        if name in taken and len(leaf.shape) == 4:
+            laid_out = torch.ops.aten.contiguous.default
+            change[taken[name]] = graph.arena.call(laid_out, leaf, memory_format=torch.channels_last)
+        elif name in taken:
+            change[taken[name]] = leaf
+    fixed = Graph(graph.arena, tuple(order), graph.replace(change).outputs)
+    return onednn.lower(fixed, values) if onednn.available() else to_fx(fixed, values)
+
+
+def _finished(graph: Graph, names: Sequence[str], example_inputs: Sequence[Any]) -> fx.GraphModule:
+    """The program as ATen operators on the pass's own arguments."""
     with outside_modes():
-        plain = to_fx(state_as_inputs(graph, [*names, *values]), {})
-    fakes = [mode.from_tensor(value) if mode is not None else value for value in values.values()]
-    made = retrace(plain, [*example_inputs, *fakes], mode)
-    placeholders = [node for node in made.graph.nodes if node.op == "placeholder"][len(names) :]
-    for node, (name, value) in zip(placeholders, values.items(), strict=True):
-        register(made, name.replace(".", "_"), value)
-        with made.graph.inserting_before(node):
-            constant = made.graph.get_attr(name.replace(".", "_"))
-        constant.meta.update(node.meta)
-        node.replace_all_uses_with(constant)
-        made.graph.erase_node(node)
-    made.recompile()
-    return made
+        plain = to_fx(state_as_inputs(graph, names), {})
+    return retrace(plain, example_inputs, fake_mode_of(example_inputs))
 
 
 def _static(context: PassContext) -> Sequence[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import fx
 
 from .fused import aten
 from .meta import Meta
@@ -32,15 +33,25 @@ def state_as_inputs(graph: Graph, placeholders: Sequence[str]) -> Graph:
     return Graph(graph.arena, tuple(order), graph.replace(leaves).outputs)
 
 
-def with_layouts_of(graph: Graph, original: Graph) -> Graph:
-    """The program with outputs laid out in memory as the original's, also where they are parts of a larger result."""
+def with_layouts_of(graph: Graph, original: fx.Graph) -> Graph:
+    """The program with outputs laid out in memory as the original's, also where they are parts of a larger result.
+
+    Images are copied only where they lie otherwise when it runs: shape functions only guess their layout.
+    """
     outputs = []
-    for new, old in zip(graph.outputs, original.outputs, strict=True):
-        form = _memory_format(old.meta) if isinstance(new, Node) and isinstance(old.meta, Meta) else None
-        if form is not None and new.meta.stride != old.meta.stride:
-            new = graph.arena.call(aten.clone.default, new, memory_format=form)
+    for new, old in zip(graph.outputs, layouts(original), strict=True):
+        form = memory_format_of(old) if isinstance(new, Node) and old is not None else None
+        if form is not None and old is not None and (len(old.shape) > 3 or new.meta.stride != old.stride):
+            new = graph.arena.call(aten.contiguous.default, new, memory_format=form)
         outputs.append(new)
     return Graph(graph.arena, graph.inputs, tuple(outputs))
+
+
+def layouts(graph: fx.Graph) -> list[Meta | None]:
+    """What a captured graph's outputs are, as the capture saw them; None for what is no tensor."""
+    returned = next(node for node in graph.nodes if node.op == "output").args[0]
+    values = [value.meta.get("val") if isinstance(value, fx.Node) else None for value in returned]
+    return [Meta.of(value) if isinstance(value, torch.Tensor) else None for value in values]
 
 
 def names_of_state(nodes: Iterable[Node]) -> set[str]:
@@ -53,7 +64,8 @@ def by_name(state: Mapping[str, torch.Tensor], graph: Graph) -> dict[str, torch.
     return {name: state[name] for name in sorted(names_of_state(graph.order))}
 
 
-def _memory_format(meta: Meta) -> torch.memory_format | None:
+def memory_format_of(meta: Meta) -> torch.memory_format | None:
+    """The format that a tensor lies in, contiguous before channels last; None for another one."""
     tensor = meta.empty()
     if tensor.is_contiguous():
         return torch.contiguous_format

@@ -134,7 +134,7 @@ def rewrite_training(
         forms, path, _ = _searched(graph, rules, pricer, objective, alpha, budget, 30, time_limit_s)
         table.save()
         graph, steps = forms[-1], [*steps, *path]
-    made = Trainable(module, program, runnable(with_layouts_of(graph, whole), order), steps)
+    made = Trainable(module, program, runnable(with_layouts_of(graph, program.module.graph), order), steps)
     # what a program draws at random comes in another order after a rewrite: only the captured one can be compared
     random = any(is_random(node.op) for node in whole.order)
     _compare_gradients(made, _differentiable(program.module) if random else made.rewritten, args, dict(kwargs or {}))
