@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from . import kernel, ops
 from .feature import Feature, as_feature, plain
-from .statistics import check_count, synchronise, update_running
+from .statistics import check_count, update_running
+from .synchronised import is_synchronised, synchronised_bn_relu
 
 
 class BNReLUConv2d(nn.Module):
@@ -42,6 +43,8 @@ def bn_relu_conv(
     feature = as_feature(x)
     if not _fusible(bn, feature, reference):
         return as_feature(conv(torch.relu(bn(feature.tensor()))))
+    if is_synchronised(bn):
+        return as_feature(conv(bn_relu(bn, feature, reference=reference)))
     gamma, beta, mean, inv = _prepare(bn, feature)
     y, y_mean, y_m2 = ops.bn_relu_conv(
         feature.parts, gamma, beta, mean, inv, conv.weight, list(conv.stride), list(conv.padding),
@@ -64,6 +67,9 @@ def bn_relu(
         z = bn(feature.tensor())
         z = z if added is None else z + added
         return torch.relu(z) if relu else z
+    if is_synchronised(bn):
+        count = _count(bn, feature)
+        return synchronised_bn_relu(bn, feature.parts, count, feature.statistics(), added, relu)
     return ops.bn_relu(feature.parts, *_prepare(bn, feature), added, relu)
 
 
@@ -82,14 +88,18 @@ def _transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def _count(bn: nn.BatchNorm2d, feature: Feature) -> int:
+    n, channels, h, w = feature.shape
+    if channels != bn.num_features:
+        raise ValueError(f"running_mean should contain {channels} elements not {bn.num_features}")
+    return n * h * w
+
+
 def _prepare(bn: nn.BatchNorm2d, feature: Feature) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """gamma, beta, and the mini-batch's mean and 1 / sqrt(variance + eps); the running statistics are updated."""
-    if feature.shape[1] != bn.num_features:
-        raise ValueError(f"running_mean should contain {feature.shape[1]} elements not {bn.num_features}")
+    _count(bn, feature)
     count = check_count(feature.shape)
     mean, m2 = feature.statistics()
-    if isinstance(bn, nn.SyncBatchNorm) and torch.distributed.is_initialized():
-        count, mean, m2 = synchronise(count, mean, m2, bn.process_group)
     update_running(bn, count, mean, m2)
     inv = (m2 / count + bn.eps).rsqrt()
     x = feature.parts[0]
