@@ -164,6 +164,15 @@ def test_a_file_of_all_axioms_and_what_is_refused(messages, tmp_path):
     assert rules[3].says == "matmul(v1, add(v2, v3)) = add(matmul(v1, v2), matmul(v1, v3))"
 
 
+def test_the_published_file(shared_data):
+    """All 133 rules of TASO's own file are read or refused by name."""
+    path = shared_data / "taso" / "graph_subst.pb"
+    if not path.is_file():
+        pytest.skip("TASO's graph_subst.pb is not here")
+    rules, refused = read_rules(path)
+    assert len(rules) + len(refused) == 133 and len(rules) > 100
+
+
 def test_a_wrong_rule_in_a_file_is_found(messages):
     """TASO shipped some (its issues 31 and 92): here the products' factors are exchanged."""
     source, target, mapped, _ = AXIOMS["matrix products associate"]

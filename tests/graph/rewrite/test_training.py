@@ -206,3 +206,11 @@ def test_bad_input():
         rewrite_training(Siblings().eval(), x)
     with pytest.raises(InvalidValue, match="'fold-batch-norm' holds for inference only"):
         rewrite_training(Siblings(), x, rules=RULES)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the search's prices decide; there is no last interleaved comparison of steps yet"
+)
+def test_a_step_is_measured_against_the_original():
+    x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+    assert rewrite_training(Siblings(), (x,), rules=merging()).measured
