@@ -301,8 +301,9 @@ def test_nothing_stays_when_building_fails(namespaces, monkeypatch):
 
 
 OWNER = """
-import sys
+import signal, sys
 from drivetrain.comm import testbed
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
 with testbed.star(2, "10mbit") as bed:
     bed.run(sys.argv[1], [sys.argv[2]], timeout_s=600)
 """
