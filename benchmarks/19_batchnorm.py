@@ -50,7 +50,7 @@ def main() -> None:
     benchmark.fact("copy_bytes_per_second", copy_rate())
     for name in options.only.split(","):
         measure(benchmark, name, options.batch, options.rounds, options.inductor)
-    benchmark.finish()
+        benchmark.finish()  # after each: a long run that is cut short has what it measured
 
 
 def measure(benchmark: Benchmark, name: str, batch: int, rounds: int, inductor: bool) -> None:

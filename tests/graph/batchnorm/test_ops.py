@@ -140,6 +140,24 @@ def test_double_backward_is_refused_by_name():
         dx.sum().backward()
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_convolution_that_leaves_statistics(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, 20, 9, dtype=dtype, requires_grad=True)
+    weight = torch.randn(8, 6, 1, 1, dtype=dtype, requires_grad=True)
+    y, mean, m2 = ops.conv1x1_stats(x, weight)
+    exact = [value.detach().double().requires_grad_() for value in (x, weight)]
+    wanted = F.conv2d(*exact)
+    assert relative(y, wanted) <= TOLERANCE[dtype][0]
+    for got, want in zip((mean, m2), batch_statistics(wanted), strict=True):
+        assert relative(got, want) <= TOLERANCE[dtype][0]
+    dy = torch.randn_like(y)
+    for got, want in zip(
+        torch.autograd.grad(y, (x, weight), dy), torch.autograd.grad(wanted, exact, dy.double()), strict=True
+    ):
+        assert relative(got, want) <= TOLERANCE[dtype][1]
+
+
 def test_the_operators_keep_torchs_contract():
     """Schema, fake kernel and autograd registration, by torch's own check."""
     values = edge(torch.float32)
@@ -147,6 +165,7 @@ def test_the_operators_keep_torchs_contract():
     inv = inverse(m2, 189)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(ops.bn_stats, ([value.detach() for value in values[:2]],), test_utils=checks)
+    torch.library.opcheck(ops.conv1x1_stats, (values[0], torch.randn(3, 5, 1, 1)), test_utils=checks)
     shape = ([1, 1], [0, 0], [1, 1], 1)
     arguments = (values[:2], *values[2:4], mean, inv, values[4], *shape, True)
     torch.library.opcheck(ops.bn_relu_conv, arguments, test_utils=checks)

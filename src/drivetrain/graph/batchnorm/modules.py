@@ -55,6 +55,16 @@ def bn_relu_conv(
     return Feature([y], [(y_mean, y_m2) if want_stats else None])
 
 
+def conv_stats(bn: nn.BatchNorm2d, conv: nn.Conv2d, x: Tensor | Feature, reference: bool = False) -> Feature:
+    """A 1x1 convolution in front of a batch norm: it leaves the statistics with its result."""
+    feature = as_feature(x)
+    same = conv.weight.dtype == feature.parts[0].dtype and conv.in_channels == feature.shape[1]
+    if not same or not _fusible(bn, feature, reference):
+        return as_feature(conv(feature.tensor()))
+    y, mean, m2 = ops.conv1x1_stats(feature.tensor(), conv.weight)
+    return Feature([y], [(mean, m2)])
+
+
 def bn_relu(
     bn: nn.BatchNorm2d, x: Tensor | Feature, residual: Tensor | Feature | None = None, relu: bool = True,
     reference: bool = False,

@@ -145,6 +145,22 @@ def _(dy, xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups)
     return dxs, torch.empty_like(gamma), torch.empty_like(beta), weight.new_empty(weight.shape)
 
 
+@torch.library.custom_op("drivetrain::conv1x1_stats", mutates_args=())
+def conv1x1_stats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A 1x1 convolution as a matrix product, with mean and m2 of its channels while they are in cache (F1)."""
+    if _tiled([x], weight, (1, 1), (0, 0), 1):
+        return kernel.conv1x1([x], None, None, weight, True)
+    y = torch.nn.functional.conv2d(x, weight).contiguous()
+    return y, *batch_statistics(y)
+
+
+@conv1x1_stats.register_fake
+def _(x, weight):  # type: ignore[no-untyped-def]
+    n, _, h, w = x.shape
+    moments = [x.new_empty(weight.shape[0], dtype=torch.float64) for _ in range(2)]
+    return x.new_empty((n, weight.shape[0], h, w)), *moments
+
+
 def _fresh(x: Tensor) -> Tensor:
     """An operator's results must lie in memory as its fake says: contiguous, no views."""
     return x.contiguous() if not x.is_contiguous() or x._is_view() else x
@@ -178,6 +194,25 @@ def _bn_relu_conv_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     return dxs, dgamma, dbeta, None, None, dweight, None, None, None, None, None
 
 
+def _keep_conv1x1(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.save_for_backward(*inputs)
+
+
+def _conv1x1_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, weight = ctx.saved_tensors
+    flat, matrix = dy.flatten(2), weight.flatten(1)
+    needs_x, needs_weight = ctx.needs_input_grad
+    dx = torch.matmul(matrix.t(), flat).view_as(x) if needs_x else None
+    # A matrix for each image would be N times the weight: images are added up one by one.
+    if not needs_weight:
+        return dx, None
+    dweight = torch.zeros_like(matrix)
+    for image, grad in zip(x.flatten(2), flat, strict=True):
+        dweight = torch.addmm(dweight, grad, image.t())
+    return dx, dweight.view_as(weight)
+
+
 def _refuse_second(name: str) -> Any:
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
@@ -189,5 +224,6 @@ def _refuse_second(name: str) -> Any:
 
 bn_relu.register_autograd(_bn_relu_gradients, setup_context=_keep_bn_relu)
 bn_relu_conv.register_autograd(_bn_relu_conv_gradients, setup_context=_keep_bn_relu_conv)
+conv1x1_stats.register_autograd(_conv1x1_gradients, setup_context=_keep_conv1x1)
 bn_relu_backward.register_autograd(_refuse_second("bn_relu"))
 bn_relu_conv_backward.register_autograd(_refuse_second("bn_relu_conv"))

@@ -179,6 +179,16 @@ def _sole_conv(act: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     return conv if plain and not _hooked(module) else None
 
 
+def is_product(node: Any, traced: fx.GraphModule) -> bool:
+    """Whether a node is a convolution that is a matrix product: 1x1, stride 1, no padding, groups or bias."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1:
+        return False
+    module = traced.get_submodule(str(node.target))
+    if type(module) is not nn.Conv2d or module.bias is not None or _hooked(module):
+        return False
+    return (module.kernel_size, module.stride, module.padding, module.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
 def _hooked(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks

@@ -10,12 +10,12 @@ from torch import fx, nn
 from drivetrain.base.errors import InvalidValue
 
 from .feature import as_feature, join, plain
-from .modules import bn_relu, bn_relu_conv
-from .plan import Edge, Match, concat_parts, match, trace, virtual_concats
+from .modules import bn_relu, bn_relu_conv, conv_stats
+from .plan import Edge, Match, concat_parts, is_product, match, trace, virtual_concats
 
 _MARK = "_drivetrain_batchnorm"
 # What asks a feature only for what a tensor has, or is one of ours.
-_AWARE = (bn_relu, bn_relu_conv, join, as_feature, plain)
+_AWARE = (bn_relu, bn_relu_conv, conv_stats, join, as_feature, plain)
 
 
 def restructure(model: nn.Module, *, reference: bool = False) -> tuple[fx.GraphModule, list[Edge]]:
@@ -35,6 +35,11 @@ def restructure(model: nn.Module, *, reference: bool = False) -> tuple[fx.GraphM
     features: set[fx.Node] = set()
     for concat in [node for node in graph.nodes if node in virtual]:
         features.add(_replace(graph, concat, join, (concat_parts(concat),)))
+    fused_convs = {found.conv for found in matches if found.edge.applied}
+    for found in matches:
+        source = found.bn.args[0]
+        if found.edge.applied and source not in fused_convs and is_product(source, traced):
+            features.add(_with_statistics(graph, found, reference))
     for found in matches:
         if found.edge.applied:
             features.update(_fuse(graph, found, reference))
@@ -88,6 +93,15 @@ def _fuse(graph: fx.Graph, found: Match, reference: bool) -> list[fx.Node]:
     relu = found.last is not found.bn
     _replace(graph, found.last, bn_relu, (bn, source, found.residual, relu, reference))
     return []
+
+
+def _with_statistics(graph: fx.Graph, found: Match, reference: bool) -> fx.Node:
+    """The 1x1 convolution in front of a BN leaves its statistics."""
+    conv = found.bn.args[0]
+    assert isinstance(conv, fx.Node)
+    with graph.inserting_before(conv):
+        modules = [graph.get_attr(str(node.target)) for node in (found.bn, conv)]
+    return _replace(graph, conv, conv_stats, (*modules, conv.args[0], reference))
 
 
 def _is_bn(node: fx.Node) -> bool:
