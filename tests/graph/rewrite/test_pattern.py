@@ -1,8 +1,10 @@
 """Rules as data: the matcher's conditions one by one, and published axioms through TASO's file format.
 
-TASO's own `graph_subst.pb` is not here; the axioms below are from its paper (SOSP 2019, table 2 and figure 3), encoded
-by protobuf's own writer from the message definitions of its `rules.proto`.
+TASO's own file is read where the shared data has it. The axioms below are from its paper (SOSP 2019, table 2 and
+figure 3), encoded by protobuf's own writer from the message definitions of its `rules.proto`.
 """
+
+import itertools
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from drivetrain.graph.rewrite.fused import CONV, MATMUL, aten
 from drivetrain.graph.rewrite.pattern import Constraint, Op, PatternRule, Result, instantiate
 from drivetrain.graph.rewrite.samples import Draw
 from drivetrain.graph.rewrite.taso import fields, read_rules
-from drivetrain.graph.rewrite.vocabulary import number_of, permutation, words
+from drivetrain.graph.rewrite.vocabulary import CannotBuild, number_of, permutation, words
 from drivetrain.graph.verify import check, compare
 
 A, B, C, D = -1, -2, -3, -4  # variables
@@ -164,13 +166,51 @@ def test_a_file_of_all_axioms_and_what_is_refused(messages, tmp_path):
     assert rules[3].says == "matmul(v1, add(v2, v3)) = add(matmul(v1, v2), matmul(v1, v3))"
 
 
-def test_the_published_file(shared_data):
-    """All 133 rules of TASO's own file are read or refused by name."""
-    path = shared_data / "taso" / "graph_subst.pb"
+def published(shared_data):
+    path = shared_data / "rules" / "taso-graph_subst.pb"
     if not path.is_file():
         pytest.skip("TASO's graph_subst.pb is not here")
-    rules, refused = read_rules(path)
-    assert len(rules) + len(refused) == 133 and len(rules) > 100
+    return read_rules(path)
+
+
+def test_the_published_file_is_read_whole(shared_data):
+    rules, refused = published(shared_data)
+    assert len(rules) == 133 and not refused
+
+
+FLAT = [(4, 4), (8, 4), (4, 8)]
+IMAGES = [(4, 4, 4, 4), (4, 4, 3, 3), (8, 4, 3, 3), (4, 8, 3, 3), (4, 8, 4, 4)]
+
+
+def first_fit(rule):
+    """A program in which a rule fires, over small shapes of its variables; None where none of them fits."""
+    names = sorted({x for op in rule.source for x in op.inputs if isinstance(x, str)})
+    four = any(op.kind == "conv" or op.attributes.get("rank") == 4 for op in (*rule.source, *rule.target))
+    for shapes in itertools.islice(itertools.product(IMAGES if four else FLAT, repeat=len(names)), 700):
+        draw = Draw(1)
+        variables = {name: draw.input(*shape) for name, shape in zip(names, shapes, strict=True)}
+        try:
+            made = instantiate(draw.arena, rule.source, variables)
+        except CannotBuild:
+            continue
+        graph = draw.graph(*(made[source.op][source.slot] for source, _ in rule.outputs))
+        if any(True for _ in rule.changes(graph)):
+            return graph
+    return None
+
+
+@pytest.mark.slow
+def test_the_published_rules_fire_and_are_right(shared_data):
+    """The four that don't fire put convolutions of two inputs side by side, which makes groups."""
+    silent = []
+    for rule in published(shared_data)[0]:
+        graph = first_fit(rule)
+        if graph is None:
+            silent.append(rule.says)
+            continue
+        for change in rule.changes(graph):
+            assert compare(graph, graph.replace(change.new), 1)[0] < 1e-12, rule.says
+    assert silent == ["concat(conv(v7, v10), conv(v8, v11)) = conv(concat(v7, v8), concat(v10, v11))"] * 4
 
 
 def test_a_wrong_rule_in_a_file_is_found(messages):
