@@ -71,9 +71,13 @@ def optimize(
 
 
 def rules(
+    verify: Annotated[bool, typer.Option("--verify", help="Try each on random programs in float64.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Every substitution: what it says and when it may be applied."""
+    if verify:
+        _verify(as_json)
+        return
     from drivetrain.graph.rewrite import RULES
 
     rows: list[dict[str, Any]] = [
@@ -85,6 +89,23 @@ def rules(
         return
     shown = [(row["number"], row["name"], row["says"], row["needs"]) for row in rows]
     table("Substitutions", ("no.", "rule", "says", "needs"), shown)
+
+
+def _verify(as_json: bool) -> None:
+    """Exit 1 where a rule computes something else."""
+    from drivetrain.graph.verify import verify_rules
+
+    bound = 1e-12
+    found = [(rule.number, rule.name, trials, worst) for rule, trials, worst in verify_rules()]
+    wrong = [name for _, name, _, worst in found if not worst <= bound]
+    if as_json:
+        print_json([{"number": a, "name": b, "programs": c, "largest error": d} for a, b, c, d in found])
+    else:
+        told = f"wrong: {', '.join(wrong)}" if wrong else f"all {len(found)} rules compute the same, to {bound:g}"
+        console.print(told)
+        table("Tried on random programs", ("no.", "rule", "programs", "largest error"), found)
+    if wrong:
+        raise typer.Exit(1)
 
 
 def _program(model: str, shape: str | None, sample: Path | None) -> Program:
