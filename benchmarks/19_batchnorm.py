@@ -1,6 +1,6 @@
 """A training step with batch norms restructured, beside eager NCHW, eager channels_last and (with --inductor) Inductor.
 
-    python benchmarks/19_batchnorm.py [--only block1,block2,densenet121,resnet50] [--batch 8] [--rounds 7] [--inductor]
+    python benchmarks/19_batchnorm.py [--only block1,block2,densenet121,resnet50] [--threads 1] [--inductor]
 
 Dense blocks 1 and 2 of DenseNet-121 alone, then whole networks at 224 x 224, random weights; forward and backward. All
 forms run in turn; ratios are medians over pairs of neighbouring runs. Inductor compiles for minutes: ask for it.
@@ -41,25 +41,29 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu", help="cpu holds on a shared machine.")
     parser.add_argument("--inductor", action="store_true", help="Beside Inductor, too (minutes of compiling).")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     benchmark = Benchmark(
         "19", "batchnorm", title="19 batch norm restructuring",
-        setting=f"training step, batch {options.batch}, float32, {torch.get_num_threads()} threads",
+        setting=f"training step, batch {options.batch}, float32, {options.threads} threads, {options.clock} time",
     )  # fmt: skip
     benchmark.fact("copy_bytes_per_second", copy_rate())
     for name in options.only.split(","):
-        measure(benchmark, name, options.batch, options.rounds, options.inductor)
+        measure(benchmark, name, options)
         benchmark.finish()  # after each: a long run that is cut short has what it measured
 
 
-def measure(benchmark: Benchmark, name: str, batch: int, rounds: int, inductor: bool) -> None:
+def measure(benchmark: Benchmark, name: str, options: argparse.Namespace) -> None:
     """All forms of one model in turn."""
     make, image, goal = CASES[name]
     torch.manual_seed(0)
-    model, x = make().train(), torch.randn(batch, *image)
-    forms, seconds = competitors(model, x, inductor)
-    timings = interleave({label: step(run, values) for label, (run, values) in forms.items()}, rounds=rounds)
+    model, x = make().train(), torch.randn(options.batch, *image)
+    forms, seconds = competitors(model, x, options.inductor)
+    steps = {label: step(run, values) for label, (run, values) in forms.items()}
+    timings = interleave(steps, rounds=options.rounds, clock=options.clock)
     ours = min((timings[label] for label in timings if label.startswith(OURS)), key=lambda timing: timing.median)
     peers = {label: timing for label, timing in timings.items() if not label.startswith(OURS)}
     kept = {label: saved_bytes(run, values) for label, (run, values) in forms.items()}

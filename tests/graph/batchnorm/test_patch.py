@@ -1,6 +1,7 @@
 """Patched models: the same training, the same keys, and every case where nothing may change (spec 19, 5)."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -229,9 +230,20 @@ def test_patch_unpatch_copy():
         twin.classifier.bias.add_(1)
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(twin(x), model(x) + 1)  # the copy runs on its own parameters
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    torch.testing.assert_close(torch.load(file, weights_only=False)(x), model(x))
     unpatch_(model)
     with pytest.raises(InvalidValue, match="is not patched"):
         unpatch_(model)
+
+
+def test_a_patched_model_is_exported():
+    model = nets.CifarResNet(8)
+    patch_(model)
+    exported = torch.export.export(model, (torch.randn(2, 3, 16, 16),))
+    assert any("drivetrain.bn_relu_conv" in str(node.target) for node in exported.graph.nodes)
 
 
 def test_checkpointing_sees_the_same_gradients():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -13,7 +15,6 @@ from .feature import as_feature, join, plain
 from .modules import bn_relu, bn_relu_conv, conv_stats
 from .plan import Edge, Match, concat_parts, is_product, match, trace, virtual_concats
 
-_MARK = "_drivetrain_batchnorm"
 # What asks a feature only for what a tensor has, or is one of ours.
 _AWARE = (bn_relu, bn_relu_conv, conv_stats, join, as_feature, plain)
 
@@ -59,12 +60,10 @@ def patch_(model: nn.Module, *, reference: bool = False) -> list[Edge]:
     Raises:
         InvalidValue: the model can't be traced, or is patched already.
     """
-    if _MARK in model.__dict__:
+    if _patched(model):
         raise InvalidValue(f"graph: this {type(model).__name__} is patched already", hint="unpatch_(model) first")
     rewritten, edges = restructure(model, reference=reference)
-    model.__dict__[_MARK] = rewritten.graph
-    # The generated forward works on any module with these submodules: a deep copy runs on its own.
-    model.__dict__["forward"] = MethodType(type(rewritten).forward, model)
+    model.__dict__["forward"] = PatchedForward(model, reference, type(rewritten).forward)
     return edges
 
 
@@ -74,10 +73,31 @@ def unpatch_(model: nn.Module) -> nn.Module:
     Raises:
         InvalidValue: it is not patched.
     """
-    if _MARK not in model.__dict__:
+    if not _patched(model):
         raise InvalidValue(f"graph: this {type(model).__name__} is not patched")
-    del model.__dict__[_MARK], model.__dict__["forward"]
+    del model.__dict__["forward"]
     return model
+
+
+class PatchedForward:
+    """The forward of a patched model. A deep copy, or what is read from a file, makes its own at its first call."""
+
+    def __init__(self, model: nn.Module, reference: bool, function: Callable[..., Any] | None = None) -> None:
+        self.model, self.reference, self.function = model, reference, function
+        self.__signature__ = inspect.signature(MethodType(type(model).forward, model))
+        self.__code__ = type(model).forward.__code__  # torch.export reads names of arguments there
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.function is None:
+            self.function = type(restructure(self.model, reference=self.reference)[0]).forward
+        return self.function(self.model, *args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PatchedForward, (self.model, self.reference)
+
+
+def _patched(model: nn.Module) -> bool:
+    return isinstance(model.__dict__.get("forward"), PatchedForward)
 
 
 def _fuse(graph: fx.Graph, found: Match, reference: bool) -> list[fx.Node]:
