@@ -29,25 +29,29 @@ class Chooser:
     def __init__(self, table: CostTable | None = None) -> None:
         self.table = CostTable(default_path()) if table is None else table
 
-    def faster(self, found: Found) -> bool:
-        """Whether forward and backward of an edge take less time fused."""
+    def faster(self, found: Found, known: bool = False) -> bool:
+        """Whether an edge takes less time fused, forward and backward; `known`: its statistics are there already."""
         shape = [int(size) for size in found.bn.meta["val"][0].shape]
         shape[0] = min(shape[0], IMAGES)
         attributes: tuple[Any, ...] = ()
         if found.conv is not None:
             weight = found.conv.args[1].meta["val"]  # type: ignore[union-attr]
             attributes = ([int(size) for size in weight.shape], *found.conv.args[3:6], found.conv.args[8])
-        key = f"bn:{shape}:{attributes}:{found.residual is not None}"
-        return self.decide(key, shape, attributes, found.residual is not None)
+        key = f"bn:{shape}:{attributes}:{found.residual is not None}:{known}"
+        return self.decide(key, shape, attributes, found.residual is not None, known)
 
-    def decide(self, key: str, shape: list[int], attributes: tuple[Any, ...], joined: bool) -> bool:
+    def decide(
+        self, key: str, shape: list[int], attributes: tuple[Any, ...], joined: bool, known: bool = False
+    ) -> bool:
         """The comparison itself, on random values."""
         if kernel.load() is None:
             return False
         if key + ":fused" not in self.table.times:
             # The pass runs while torch traces: numbers are wanted here, not fake tensors.
             with _disable_current_modes(), torch.enable_grad():
-                for form, measured in zip(("plain", "fused"), _race(*_forms(shape, attributes, joined)), strict=True):
+                for form, measured in zip(
+                    ("plain", "fused"), _race(*_forms(shape, attributes, joined, known)), strict=True
+                ):
                     self.table.times[f"{key}:{form}"] = measured
                     self.table.added += 1
         return self.table.times[key + ":fused"].us <= GAIN * self.table.times[key + ":plain"].us
@@ -69,13 +73,17 @@ def _race(plain: Callable[[], Any], fused: Callable[[], Any]) -> list[Measured]:
     return [Measured(round(min(times), 3), ROUNDS, round(max(times) - min(times), 3)) for times in samples]
 
 
-def _forms(shape: list[int], attributes: tuple[Any, ...], joined: bool) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def _forms(
+    shape: list[int], attributes: tuple[Any, ...], joined: bool, known: bool
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
     x = torch.randn(shape, requires_grad=True)
     gamma, beta = torch.ones(shape[1], requires_grad=True), torch.zeros(shape[1], requires_grad=True)
     residual = torch.randn(shape, requires_grad=True) if joined else None
     weight = torch.randn(attributes[0], requires_grad=True) if attributes else None
     leaves = [value for value in (x, gamma, beta, residual, weight) if value is not None]
     count = shape[0] * shape[2] * shape[3]
+
+    found = batch_statistics(x) if known else None
 
     def step(y: Tensor) -> None:
         torch.autograd.grad(y, leaves, torch.ones_like(y))
@@ -86,7 +94,7 @@ def _forms(shape: list[int], attributes: tuple[Any, ...], joined: bool) -> tuple
         step(a if weight is None else torch.nn.functional.conv2d(a, weight, None, *attributes[1:]))
 
     def fused() -> None:
-        mean, m2 = batch_statistics(x)
+        mean, m2 = batch_statistics(x) if found is None else found
         inv = (m2 / count + 1e-5).rsqrt()
         if weight is None:
             step(ops.bn_relu([x], gamma, beta, mean, inv, residual, True))

@@ -57,7 +57,7 @@ def batchnorm_pass(module: fx.GraphModule, example_inputs: Sequence[Any], contex
     for node in list(module.graph.nodes):
         if node.target is _aten._native_batch_norm_legit_functional.default:
             found = find(node)
-            if found is not None and (level == "always" or chooser.faster(found)):
+            if found is not None and (level == "always" or chooser.faster(found, rewrite.knows(node.args[0]))):
                 rewrite.fuse(found)
     chooser.save()
     module.graph.eliminate_dead_code()
@@ -162,6 +162,12 @@ class Rewrite:
                 )
         forward.replace_all_uses_with(result)
         self._backward(found, x, [gamma, beta, mean, inv])
+
+    def knows(self, x: Any) -> bool:
+        """Whether the statistics of a feature are there already, from the convolution that wrote it or another BN."""
+        if x.target is _aten.cat.default and len(x.args) > 1 and x.args[1] == 1:
+            return all(self.knows(part) for part in x.args[0])
+        return x in self.moments
 
     def _backward(self, found: Found, x: Any, vectors: list[Any]) -> None:
         first = found.conv_backward or found.threshold
