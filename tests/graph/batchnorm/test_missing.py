@@ -37,3 +37,8 @@ def test_compiled_concatenations_are_not_copied():
         node for node in graphs["forward"].graph.nodes if "aten.cat" in str(node.target) and node.meta["val"].dim() == 4
     ]
     assert len(copied) <= 1 and targets(graphs["forward"])
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a patched ResNet-50 takes 1.1x channels_last's time")
+def test_patch_leaves_models_that_channels_last_serves_better():
+    assert not any(edge.applied for edge in patch_(nets.resnet50()))
