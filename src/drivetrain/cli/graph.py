@@ -14,6 +14,7 @@ import typer
 
 from drivetrain.base.errors import InvalidValue, MissingFile, unknown_name
 
+from .graph_batchnorm import register as register_batchnorm
 from .graph_rewrite import register as register_rewrite
 from .show import console, print_json, table
 
@@ -205,3 +206,4 @@ def find_target(text: str) -> Callable[..., Any]:
 
 # One line for each further file of commands.
 register_rewrite(app)
+register_batchnorm(app)

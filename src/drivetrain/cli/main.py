@@ -24,7 +24,7 @@ ROOMS = {
     "data": "statistics, schema, anomalies, drift and skew of data (17)",
     "optim": "optimizers that tune themselves (22)",
     "comm": "gradients over slow, shared or hostile networks (1, 6, 10)",
-    "graph": "programs: traced functions, rewritten and faster models, in the making (24, 12)",
+    "graph": "programs: traced functions, rewritten and faster models (24; 12 and 19 in the making)",
     "ci": "a statistically sound gate for new models (8)",
 }
 # commands of the house itself, each a function in drivetrain.cli.<module>
