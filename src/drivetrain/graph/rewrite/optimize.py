@@ -153,6 +153,8 @@ def optimize(
 ) -> OptimizeResult:
     """Make a module's inference faster on this machine, for inputs like the given ones.
 
+    The result holds the weights as they are now: train first.
+
     Args:
         target: a module in evaluation mode, or a captured program.
         args, kwargs: example inputs of a module; sizes are those that will be served.
