@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivetrain.base.errors import DrivetrainError, MissingFile
-from drivetrain.data import Edit, Schema, accept, analyze, infer, validate
+from drivetrain.data import Edit, Schema, accept, analyze, infer, update, validate
 from drivetrain.data.accept import edit_toml
 from drivetrain.data.edits import apply_edits
 from drivetrain.data.schema_toml import schema_from_toml
@@ -143,6 +143,14 @@ def test_editing_the_text_is_editing_the_schema(first, second):
     edited = schema_from_toml(edit_toml(schema.to_toml(), [(edit, "reason") for edit in edits]))
     assert edited == Schema.from_dict(data)
     assert validate(analyze(second), edited).anomalies == []
+
+
+def test_a_range_passed_at_both_ends_is_widened_to_both_though_one_is_zero():
+    schema = infer(analyze({"x": [2, 2, 2]}), ranges=True)
+    seen = analyze({"x": [0, 2, 3]})
+    wider = update(schema, validate(seen, schema))
+    assert (wider.domain("x").min, wider.domain("x").max) == (0, 3)
+    assert validate(seen, wider).anomalies == []
 
 
 def test_edits_read_like_the_file():

@@ -158,7 +158,8 @@ def numbers(case: Case, end: str) -> Finding | None:
     name = ("INT_TYPE_" if isinstance(domain, IntDomain) else "FLOAT_TYPE_") + kind
     least, most = (-math.inf if domain.min is None else domain.min, math.inf if domain.max is None else domain.max)
     bounds = [value, most] if end == "min" else [least, value]
-    if other := (_past(case, "max" if end == "min" else "min")):
+    other = _past(case, "max" if end == "min" else "min")
+    if other is not None:  # 0 is a number too
         bounds = [value, other] if end == "min" else [other, value]
     word = "at least" if end == "min" else "at most"
     ends = {"low": limit} if end == "min" else {"high": limit}
