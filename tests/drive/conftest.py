@@ -33,7 +33,7 @@ floor = "n > 0.5 +/- 0.01"
 """
 
 # Facts of a run that are not decided by the seed: when and how long.
-VARYING = {"run.json", "report.html", ".lock", "exchange_times.json"}
+VARYING = {"run.json", "report.html", ".lock", "exchange_times.json", "compile_times.json"}
 
 
 @pytest.fixture

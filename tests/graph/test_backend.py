@@ -8,7 +8,7 @@ from torch import nn
 
 from drivetrain.base.errors import InvalidValue
 from drivetrain.graph import backend, passes
-from drivetrain.graph.lowering import find_lowering
+from drivetrain.graph.lowering import find_lowering, has_compiler
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -111,3 +111,24 @@ def test_an_unknown_option_is_refused_with_the_nearest_name():
         backend.drivetrain_backend(graph, [X], mode="max-autotune")
     with pytest.raises(InvalidValue, match="'eager'"):
         find_lowering("eagr")
+
+
+class Spread(nn.Module):
+    """The gradient of the view in front of a convolution comes in the layout that Inductor gave it."""
+
+    def __init__(self):
+        super().__init__()
+        self.spread, self.conv = nn.Linear(2, 32), nn.Conv2d(2, 8, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(self.spread(x).view(-1, 2, 4, 4)).mean((2, 3))
+
+
+@pytest.mark.skipif(not has_compiler(), reason="Inductor needs a C++ compiler")
+def test_a_view_of_a_gradient_that_inductor_lays_out_anew():
+    model, x = Spread(), torch.randn(20, 2)
+    expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    compiled = torch.compile(model, backend="drivetrain", options={"then": "inductor"}, dynamic=False)
+    found = torch.autograd.grad(compiled(x).square().sum(), list(model.parameters()))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -31,6 +31,7 @@ from drivetrain.base.files import atomic_path, write_bytes, write_json
 from drivetrain.base.modules import explain_failure
 from drivetrain.base.seeds import derive, torch_generator
 
+from .compiling import Backend, StepClock, compiled
 from .exchange import Traffic
 from .launch import StepCounter, report_error
 from .trained import build_model, loss_function
@@ -54,6 +55,8 @@ class Task:
     optimizer: str
     optimizer_options: dict[str, Any]
     schedule: str
+    compile: Backend
+    compile_options: dict[str, Any]
     exchange: dict[str, Any] | None
     seed: int
 
@@ -102,10 +105,10 @@ class Trainer:
         self.loss = loss_function(task.loss, folder)
         self.model: nn.Module = model
         self.optimizer = optim.build(task.optimizer, model.parameters(), folder=folder, **task.optimizer_options)
-        self.parallel: nn.Module = model
+        self.parallel = compiled(model, task.compile, task.compile_options)
         self.traffic: Traffic | None = None
         if task.exchange is None:
-            self.parallel = DistributedDataParallel(model)
+            self.parallel = DistributedDataParallel(self.parallel)
         else:
             self.traffic = Traffic(task.exchange, model, self.optimizer)
             self.optimizer = self.traffic.optimizer
@@ -115,7 +118,7 @@ class Trainer:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.total_steps = task.epochs * (len(self.train[0]) // task.batch_size)
         self.progress = Progress()
-        self.counter = StepCounter(work, rank)
+        self.counter, self.clock = StepCounter(work, rank), StepClock()
 
     def run(self) -> None:
         """Train from the last checkpoint to the last epoch; rank 0 then writes the artifacts."""
@@ -139,7 +142,8 @@ class Trainer:
         per_epoch = len(x) // batch
         for number in range(per_epoch):
             mine = order[number * batch : (number + 1) * batch][self.rank :: self.world]
-            loss = self._step(x[mine], y[mine], epoch, epoch * per_epoch + number)
+            with self.clock.step():
+                loss = self._step(x[mine], y[mine], epoch, epoch * per_epoch + number)
             if self.rank == 0:
                 record = {"step": epoch * per_epoch + number, "loss": loss}
                 self.progress.steps.append(record | _optimizer_record(self.optimizer))
@@ -235,6 +239,8 @@ class Trainer:
             np.save(beside, self.test[1].numpy())
         if self.traffic is not None:
             self.traffic.write(self.work)
+        if self.task.compile != "off":
+            self.clock.write(self.work)
         write_json(self.work / "curves.json", {"steps": self.progress.steps, "epochs": self.progress.epochs})
 
 

@@ -18,6 +18,8 @@ from drivetrain.base.errors import InvalidValue
 from drivetrain.base.files import write_bytes, write_json
 from drivetrain.base.modules import explain_failure, fingerprint, is_spec
 
+from ..compiling import Backend, check
+from ..compiling import show as show_compile
 from ..exchange import ExchangeConfig
 from ..exchange import show as show_exchange
 from ..launch import launch_workers
@@ -52,6 +54,8 @@ class TrainConfig(Section):
     batch_size: int = Field(64, ge=1, description="rows a step, over all workers together")
     workers: int = Field(1, ge=1, le=64, description="processes")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="of the learning rate, down to 0")
+    compile: Backend = Field("off", description="what the training step is compiled by")
+    compile_options: dict[str, Any] = Field({}, description="options of the compiler; drivetrain's: bn, then, rewrite")
     optimizer: OptimizerConfig = OptimizerConfig(name="yellowfin")
     exchange: ExchangeConfig | None = None
 
@@ -83,6 +87,7 @@ def run(config: TrainConfig, drive: Drive) -> Outcome:
         features=config.features, loss=config.loss_name, task=config.task, tolerance=config.tolerance,
         epochs=config.epochs, batch_size=config.batch_size, workers=config.workers, optimizer=config.optimizer.name,
         optimizer_options=config.optimizer.options, schedule=config.schedule,
+        compile=config.compile, compile_options=config.compile_options,
         exchange=config.exchange.model_dump() if config.exchange else None, seed=drive.seed,
     )  # fmt: skip
     _rehearse(task, data.train_x[:2], data.train_y[:2], drive)
@@ -106,6 +111,7 @@ def _rehearse(task: Task, x: Tensor, y: Tensor, drive: Drive) -> None:
         where=drive.locate("train", "model"),
     )  # fmt: skip
     loss = loss_function(task.loss, drive.folder, where=drive.locate("train", "loss"))
+    check(task.compile, task.compile_options, drive)
     optim.build(task.optimizer, model.parameters(), folder=drive.folder, **task.optimizer_options)
     with torch.random.fork_rng(devices=[]):
         outputs = _try(partial(model.eval(), x), f"model {task.model} fails on rows {_shape(x)}", drive, "model")
@@ -168,6 +174,7 @@ def show(folder: Path) -> Iterable[Part]:
         "step", "loss", log=all(record["loss"] > 0 for record in steps),
     )  # fmt: skip
     yield LinePlot("Test accuracy", [Line("test", at, [r["test_accuracy"] for r in epochs])], "step", "share right")
+    yield from show_compile(folder, task["compile"])
     yield from show_exchange(folder, task["exchange"])
     tuned = " (tuned by YellowFin)" if task["optimizer"] == "yellowfin" else ""
     yield Text(f"What the optimizer did{tuned}", level=3)
