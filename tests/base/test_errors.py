@@ -4,7 +4,16 @@ import pickle
 
 import pytest
 
-from drivetrain.base.errors import DrivetrainError, InvalidValue, MissingExtra, MissingFile, nearest, unknown_name
+from drivetrain.base.errors import (
+    DrivetrainError,
+    InvalidValue,
+    MissingExtra,
+    MissingFile,
+    RunFailed,
+    check_options,
+    nearest,
+    unknown_name,
+)
 from drivetrain.base.extras import require
 
 
@@ -31,6 +40,15 @@ def test_the_nearest_name_is_suggested():
     assert nearest("ADAM", ["sgd", "adam"]) == "adam"
     assert nearest("zzz", ["sgd", "adam"]) is None
     assert "did you mean 'yellowfin'?" in str(unknown_name("optim: optimizer", "yelowfin", ["sgd", "yellowfin"]))
+
+
+def test_an_option_that_a_thing_does_not_take_is_refused_with_the_nearest():
+    check_options("comm: codec 'raw'", ["s"], ["s", "block"])
+    with pytest.raises(InvalidValue) as refused:
+        check_options("comm: codec '3lc'", ["blok"], ["s", "block"])
+    assert str(refused.value) == "comm: codec '3lc' takes no option 'blok'\ndid you mean 'block'? allowed: block, s"
+    with pytest.raises(RunFailed, match="it takes none"):
+        check_options("comm: rule 'median'", ["m"], [], RunFailed)
 
 
 def test_a_missing_extra_tells_the_install_line():

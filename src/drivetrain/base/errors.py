@@ -80,3 +80,23 @@ def unknown_name(kind: str, found: str, names: Iterable[str], *, where: str | No
     close = nearest(found, allowed)
     guess = f"did you mean {close!r}? " if close else ""
     return InvalidValue(f"{kind} {found!r} is unknown", hint=f"{guess}allowed: {', '.join(allowed)}", where=where)
+
+
+def check_options(
+    what: str, options: Iterable[str], allowed: Iterable[str], error: type[DrivetrainError] = InvalidValue
+) -> None:
+    """Refuse an option that a named thing does not take; suggests the nearest one.
+
+    Args:
+        what: the thing, with its room: "comm: codec '3lc'".
+        options: names that were given.
+        allowed: names that it takes.
+        error: what to raise.
+    """
+    known = sorted(allowed)
+    for option in options:
+        if option not in known:
+            close = nearest(option, known)
+            guess = f"did you mean {close!r}? " if close else ""
+            hint = f"{guess}allowed: {', '.join(known)}" if known else "it takes none"
+            raise error(f"{what} takes no option {option!r}", hint=hint)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivetrain.base.errors import DrivetrainError, InvalidValue, nearest, unknown_name
+from drivetrain.base.errors import DrivetrainError, InvalidValue, check_options, unknown_name
 from drivetrain.base.modules import load_attribute
 
 from .yellowfin import YellowFin
@@ -39,7 +39,7 @@ def build(
         InvalidValue: an unknown name or option (the nearest is suggested), a value of the wrong type or out of range.
     """
     make = _find(name, folder)
-    checked = _check_options(name, make, options)
+    checked = _checked(name, make, options)
     try:
         optimizer = make(params, **checked)
     except DrivetrainError:
@@ -73,7 +73,7 @@ def _find(name: str, folder: str | Path | None) -> Callable[..., Any]:
     return known[name.lower()]
 
 
-def _check_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+def _checked(name: str, make: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Options against the signature: names always, types where they are annotated."""
     try:
         parameters = list(inspect.signature(make).parameters.values())[1:]
@@ -82,13 +82,7 @@ def _check_options(name: str, make: Callable[..., Any], options: dict[str, Any])
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return options
     allowed = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    for option in options:
-        if option not in allowed:
-            close = nearest(option, allowed)
-            guess = f"did you mean {close!r}? " if close else ""
-            raise InvalidValue(
-                f"optim: {name} takes no option {option!r}", hint=f"{guess}allowed: {', '.join(sorted(allowed))}"
-            )
+    check_options(f"optim: {name}", options, allowed)
     hints = _hints(make)
     return {option: _check_type(name, option, value, hints.get(option)) for option, value in options.items()}
 

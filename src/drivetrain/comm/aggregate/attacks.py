@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from drivetrain.base.errors import DrivetrainError, InvalidValue, nearest, unknown_name
+from drivetrain.base.errors import DrivetrainError, InvalidValue, check_options, unknown_name
 
 from .rule import Rule
 
@@ -332,13 +332,7 @@ def simulate(name: str, **options: Any) -> Attack:
     known = name.casefold().replace("_", "-")
     if known not in _ATTACKS:
         raise unknown_name("comm: attack", name, attack_names())
-    allowed = list(inspect.signature(_ATTACKS[known]).parameters)
-    for option in options:
-        if option not in allowed:
-            close = nearest(option, allowed)
-            guess = f"did you mean {close!r}? " if close else ""
-            known_options = f"allowed: {', '.join(allowed)}" if allowed else "it takes none"
-            raise InvalidValue(f"comm: attack {name!r} takes no option {option!r}", hint=guess + known_options)
+    check_options(f"comm: attack {name!r}", options, inspect.signature(_ATTACKS[known]).parameters)
     return _ATTACKS[known](**options)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from drivetrain.base.errors import InvalidValue, nearest, unknown_name
+from drivetrain.base.errors import InvalidValue, check_options, unknown_name
 
 from .bulyan import Bulyan
 from .compose import ARC, NNM, Bucketing, Chain, Clip, PreAggregator
@@ -75,12 +75,7 @@ def get(name: str | Rule, **options: Any) -> Rule:
 
 def _build(name: str, kind: type[Rule], options: dict[str, Any]) -> Rule:
     allowed = [] if kind.__init__ is object.__init__ else list(inspect.signature(kind).parameters)
-    for option in options:
-        if option not in allowed:
-            close = nearest(option, allowed)
-            guess = f"did you mean {close!r}? " if close else ""
-            known = f"allowed: {', '.join(sorted(allowed))}" if allowed else "it takes none"
-            raise RobustnessError(f"comm: rule {name!r} takes no option {option!r}", hint=guess + known)
+    check_options(f"comm: rule {name!r}", options, allowed, RobustnessError)
     try:
         return kind(**options)
     except InvalidValue:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from drivetrain.base.errors import nearest, unknown_name
+from drivetrain.base.errors import check_options, unknown_name
 
 from .errors import CodecError
 from .protocol import Codec
@@ -42,14 +42,7 @@ def get(name: str | Codec, **options: Any) -> Codec:
         raise CodecError('comm: codec "auto" is chosen by measuring the link', hint='Exchange(codec="auto") does that')
     if kind is None:
         raise unknown_name("comm: codec", name, names())
-    allowed = list(inspect.signature(kind).parameters)
-    for option in options:
-        if option not in allowed:
-            close = nearest(option, allowed)
-            guess = f"did you mean {close!r}? " if close else ""
-            raise CodecError(
-                f"comm: codec {name!r} takes no option {option!r}", hint=f"{guess}allowed: {', '.join(sorted(allowed))}"
-            )
+    check_options(f"comm: codec {name!r}", options, inspect.signature(kind).parameters, CodecError)
     if isinstance(dtype := options.get("scale_dtype"), str):
         options["scale_dtype"] = getattr(torch, dtype.removeprefix("torch."), dtype)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from drivetrain.base.errors import InvalidValue, nearest, unknown_name
+from drivetrain.base.errors import InvalidValue, check_options, unknown_name
 
 from .marginal import Marginal
 from .plateau import AdaCommPlateau
@@ -44,13 +44,7 @@ def get(rule: str | PeriodRule, **options: Any) -> PeriodRule:
     kind = _RULES[name]
     allowed = list(inspect.signature(kind).parameters)
     given = {**_parse(name, text, allowed), **options}
-    for option in given:
-        if option not in allowed:
-            close = nearest(option, allowed)
-            guess = f"did you mean {close!r}? " if close else ""
-            raise InvalidValue(
-                f"comm: rule {name!r} takes no option {option!r}", hint=f"{guess}allowed: {', '.join(sorted(allowed))}"
-            )
+    check_options(f"comm: rule {name!r}", given, allowed)
     try:
         return kind(**given)
     except InvalidValue:
