@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .layout import RealLayouts
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -53,7 +55,7 @@ def metas(value: Any) -> Any:
 
 
 def infer(op: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> Any:
-    """Meta of what an operator returns, by running it on tensors without values.
+    """Meta of what an operator returns, by running it on tensors without values, laid out as it is in earnest.
 
     Raises:
         whatever the operator raises for arguments that it refuses.
@@ -70,7 +72,7 @@ def infer(op: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str
 @functools.lru_cache(maxsize=65536)
 def _infer(op: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> Any:
     tensors = tuple(_unkeyed(value) for value in args)
-    with torch.no_grad():
+    with torch.no_grad(), RealLayouts():
         return metas(op(*tensors, **{key: _unkeyed(value) for key, value in kwargs}))
 
 
