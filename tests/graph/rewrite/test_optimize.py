@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from drivetrain import nets
 from drivetrain.base.errors import DrivetrainError
+from drivetrain.graph import lowering
 from drivetrain.graph.capture import Program, capture
 from drivetrain.graph.cost import Cost, CostTable
 from drivetrain.graph.rewrite import RULES, Objective, Rule, optimize, to_html
@@ -74,14 +75,12 @@ def test_a_wrong_rule_is_found_out_and_the_original_returned(table):
     assert result.then == "original" and "outputs differ" in result.refused["eager"]
 
 
+def broken(graph, state):
+    raise RuntimeError("no such kernel\nand more")
+
+
 def test_a_lowering_that_fails_is_named_and_the_others_go_on(table, monkeypatch):
-    from drivetrain.graph.rewrite import lower
-
-    def broken(graph, state):
-        raise RuntimeError("no such kernel\nand more")
-
-    monkeypatch.setitem(lower.LOWERINGS, "onnxruntime", broken)
-    monkeypatch.setitem(lower._AVAILABLE, "onnxruntime", lambda: True)
+    monkeypatch.setitem(lowering.LOWERINGS, "onnxruntime", lowering.Registered("", f"{__name__}:broken"))
     result = optimize(nn.Linear(3, 3).eval(), (torch.randn(2, 3),), table=table, rounds=2)
     assert result.refused["onnxruntime"] == "RuntimeError: no such kernel"
     assert {"original", "eager"} <= set(result.measured)

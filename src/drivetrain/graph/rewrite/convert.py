@@ -140,7 +140,7 @@ def fold(graph: Graph, state: Mapping[str, Tensor]) -> tuple[Graph, dict[str, Te
     change, folded = {}, dict[str, Tensor]()
     for node, value in zip(roots, values, strict=True):
         name = f"folded.{node.digest.hex()[:16]}"
-        folded[name] = value.contiguous()
+        folded[name] = value.detach().contiguous()
         change[node] = graph.arena.leaf(STATE, name, Meta.of(folded[name]))
     new = graph.replace(change)
     kept = {str(node.args[0]) for node in new.order if node.op == STATE}

@@ -6,7 +6,7 @@ from html import escape
 
 from drivetrain.base.timing import machine_line
 
-from .optimize import OptimizeResult
+from .result import OptimizeResult
 from .rules import RULES
 
 _STYLE = """

@@ -12,7 +12,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from drivetrain.base.errors import InvalidValue
 
@@ -26,12 +26,14 @@ class Found(Generic[T]):
     Attributes:
         item: the graph.
         cost: its cost.
-        path: names of the rules that lead from the start to it.
+        path: the applications of rules that lead from the start to it, as the neighbours name them.
+        costs: after each of them.
     """
 
     item: T
     cost: float
-    path: tuple[str, ...]
+    path: tuple[Any, ...]
+    costs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Search(Generic[T]):
 
 def search(
     start: T,
-    neighbours: Callable[[T], Iterable[tuple[str, T]]],
+    neighbours: Callable[[T], Iterable[tuple[Any, T]]],
     cost: Callable[[T], float],
     digest: Callable[[T], bytes],
     *,
@@ -66,7 +68,7 @@ def search(
 
     Args:
         start: G0.
-        neighbours: (rule, graph) for each application of a rule.
+        neighbours: (a name for it, graph) for each application of a rule.
         cost: to minimise; infinite for what must not be.
         digest: equal for equal graphs.
         alpha: how much dearer than the best a graph may be to be followed; 1 is greedy.
@@ -101,7 +103,7 @@ def search(
             price = cost(item)
             if price >= alpha * best[0][0]:
                 continue
-            entry = (price, key, Found(item, price, (*found.path, name)))
+            entry = (price, key, Found(item, price, (*found.path, name), (*found.costs, price)))
             heapq.heappush(queue, entry)
             best = sorted([*best, entry], key=lambda row: row[:2])[:keep]
             if time.monotonic() > end:

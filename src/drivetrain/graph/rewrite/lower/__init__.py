@@ -1,31 +1,53 @@
-"""Ways to run a rewritten program; which is fastest is measured."""
+"""From rewritten programs to what runs them, and back from fx graphs (`graph.lowering` is the registry)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx
 
-from drivetrain.base.errors import unknown_name
+from drivetrain.base.errors import InvalidValue
 
-from ..convert import to_fx
+from ...lower_onnxruntime import Session, export
+from ...lowering import Boxed, Runner, lower_eager
+from ...passes import Kind
+from ..convert import from_fx, to_fx
+from ..emit import names_of_state
+from ..rule import simplify
+from ..rules import RULES
 from ..term import Graph
-from . import onednn, onnx
-
-Lowering = Callable[[Graph, Mapping[str, Tensor]], nn.Module]
-
-LOWERINGS: dict[str, Lowering] = {"eager": to_fx, "onednn": onednn.lower, "onnxruntime": onnx.lower}
-_AVAILABLE = {"onednn": onednn.available, "onnxruntime": onnx.available}
+from . import onednn
 
 
-def choose(then: str) -> dict[str, Lowering]:
-    """The lowerings to try: one by name, or with "auto" all that are available.
+def to_session(graph: Graph, state: Mapping[str, Tensor]) -> Session:
+    """A rewritten program in an onnxruntime session."""
+    return Session(export(to_fx(graph, state), [leaf.meta.empty("cpu").zero_() for leaf in graph.inputs]))
+
+
+def to_inductor(graph: Graph, state: Mapping[str, Tensor]) -> Runner:
+    """A rewritten program compiled by Inductor, its weights constants."""
+    compiled: Runner = torch.compile(to_fx(graph, state), options={"freezing": True})
+    return compiled
+
+
+def lower_onednn(module: fx.GraphModule, example_inputs: Sequence[Any], kind: Kind) -> Boxed:
+    """Run an inference graph by oneDNN's fused operators; weights that are the module's own are packed.
 
     Raises:
-        DrivetrainError: an unknown name.
+        InvalidValue: a forward or backward graph, whose weights change.
+        NotRewritable: an operator mutates, or a shape is not a number.
     """
-    if then == "auto":
-        return {name: lower for name, lower in LOWERINGS.items() if _AVAILABLE.get(name, lambda: True)()}
-    if then not in LOWERINGS:
-        raise unknown_name("graph: lowering", then, [*LOWERINGS, "auto"])
-    return {then: LOWERINGS[then]}
+    if kind != "inference":
+        raise InvalidValue(
+            f"graph: the lowering 'onednn' runs inference, this is a {kind} graph",
+            hint="call under torch.no_grad(), or use then='inductor' for training",
+        )
+    graph = from_fx(module.graph, {})
+    graph, _ = simplify(graph, [rule for rule in RULES if rule.always and not rule.inference_only])
+    state: dict[str, Any] = {
+        name: functools.reduce(getattr, name.split("."), module) for name in names_of_state(graph.order)
+    }
+    return lower_eager(onednn.lower(graph, state), example_inputs, kind)
