@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from traceback import StackSummary
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
+from torch._dynamo.exc import ShortenTraceback
 from torch._dynamo.source import ConstantSource
+from torch._functorch._aot_autograd.schemas import OutputType
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental import _config as _symbolic_config
@@ -204,6 +207,61 @@ def plain_fake(fake: Any) -> Any:
         return fake
     with fake.fake_mode, torch.no_grad():
         return fake.detach().requires_grad_(fake.requires_grad)
+
+
+@contextmanager
+def without_tracing_context() -> Iterator[None]:
+    """What runs inside is no part of the compilation that is going on."""
+    with torch._guards.tracing(None):
+        yield
+
+
+def written_inputs() -> tuple[int, ...] | None:
+    """Positions of the inputs that the graph being compiled writes to; None where torch doesn't tell."""
+    metadata = _compiled_graph()
+    return None if metadata is None else tuple(i for i, info in enumerate(metadata.input_info) if info.mutates_data)
+
+
+def returns_views() -> bool:
+    """Whether the graph being compiled returns an input or a view of one."""
+    metadata = _compiled_graph()
+    return metadata is None or any(
+        info.output_type in (OutputType.alias_of_input, OutputType.is_input) for info in metadata.output_info
+    )
+
+
+def _compiled_graph() -> Any:
+    context = torch._guards.TracingContext.try_get()
+    return None if context is None else context.fw_metadata
+
+
+def is_weight(node: fx.Node, value: Any) -> bool:
+    """Whether a placeholder of a graph that Dynamo captured stands for a parameter or a buffer of a module."""
+    return isinstance(value, torch.nn.Parameter) or bool(
+        isinstance(value, Tensor) and node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
+    )
+
+
+def frozen_by_inductor(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Any]]:
+    """Inductor with its freezing passes on a graph that holds its weights."""
+    from torch._inductor.compile_fx import compile_fx
+
+    found: Any = compile_fx(module, list(inputs), config_patches={"freezing": True})
+    made: Callable[..., Sequence[Any]] = found
+    return made
+
+
+def raise_plainly(error: Exception) -> NoReturn:
+    """Raise an error so that Dynamo hands it to the user as it is, not inside one of its own."""
+    kind = type(error)
+    made_of = {"__module__": kind.__module__, "__reduce__": lambda self: error.__reduce__()}  # it is pickled as it was
+    plain = type(kind.__name__, (kind, ShortenTraceback), made_of)
+    made = plain.__new__(plain, *error.args)
+    made.__dict__.update(error.__dict__)
+    made.args = error.args
+    made.first_useful_frame = made._torch_dynamo_tracer_output = made.frame_exec_strategy = None
+    made.real_stack = StackSummary()
+    raise made from error.__cause__
 
 
 def hint_of(size: Any) -> int:

@@ -1,23 +1,30 @@
 """The second door: `torch.compile(model, backend="drivetrain", options={...})`.
 
 Dynamo captures, aot_autograd splits into inference, or forward and backward graphs, the passes rewrite each, and a
-lowering makes it run:
+lowering makes it run. Several forms are made where one may be faster than another; the fastest measured is kept:
 
-    capture -> joint passes -> partition -> forward/backward/inference passes -> then = auto | eager | inductor | ...
+    capture -> [training rewrite] -> joint passes -> partition -> forward/backward/inference passes -> lowering
+            -> [freeze: weights as constants -> oneDNN | onnxruntime | inductor]            -> run in turn -> keep one
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
 
-from .lowering import LOWERINGS, find_lowering
-from .passes import Kind, check_options, run_passes
+from drivetrain.base.errors import DrivetrainError, InvalidValue, unknown_name
 
-OWN_OPTIONS = ("then",)
+from .choice import Choice, choices, choose
+from .flat import OWN_OPTIONS, compile_flat
+from .lowering import find_lowering
+from .passes import check_numbers, check_options
+
+__all__ = ["OWN_OPTIONS", "Choice", "check", "choices", "compile_flat", "drivetrain_backend", "register"]
+
+# option -> values that are no numbers or paths; numbers are checked by who reads them
+_VALUES: dict[str, tuple[Any, ...]] = {"rewrite": (True, False, "auto", "always", "off"), "freeze": (True, False)}
 
 
 def drivetrain_backend(
@@ -29,89 +36,60 @@ def drivetrain_backend(
 ) -> Callable[..., Any]:
     """The function behind `backend="drivetrain"`.
 
+    With no options the weights stay arguments, so a later change of a weight is seen. The graph is compiled by Inductor
+    where a C++ compiler is there, and measured against torch's own kernels: the faster one runs, so a compiled model is
+    not slower than what was given. A rewriting search of 10 s at most runs over inference and training graphs; where it
+    predicts 5 % or more, the rewritten graph is compiled too (which doubles compile time) and kept if it is measured
+    faster. Each measurement takes about two seconds, or three runs of each form.
+
+    Graphs whose sizes vary are compiled as they are; `torch.compile(..., dynamic=False)` has each size rewritten.
+
     Args:
         module: what Dynamo captured.
         example_inputs: its flat inputs.
-        options: then="auto"|"eager"|"inductor"|"onnxruntime", and the options of the passes (`PASSES`).
+        options:
+            then: "auto" (the above), or one lowering, without a comparison with the original: "eager", "inductor",
+                "onednn", "onnxruntime" (inference).
+            freeze: weights become constants in inference graphs, as with Inductor's freezing: what is compiled does not
+                see a later change of a weight. Costs what `drivetrain.graph.optimize` costs (10 to 60 s for a
+                ResNet-50, most of it for the ONNX export), and two compilations by Inductor; then="onednn" is the
+                cheapest that gains.
+            rewrite: "auto" (the above), True (a search of up to 60 s, a warning where nothing can be rewritten),
+                "always" (rules that need no prices, nothing is measured), False.
+            alpha, budget, cost_table: of the search.
+            bn: "auto" or "always": batch norms of training graphs fused.
+            normalise: False leaves inference graphs as aot_autograd made them.
         mode: torch.compile's mode; only None and "default" mean something here.
 
     Raises:
-        InvalidValue: an option nobody knows (names the nearest), a lowering nobody knows.
+        InvalidValue: an option or a value that nobody knows (names the nearest), a lowering that does not suit.
     """
-    from drivetrain.base.errors import InvalidValue
+    try:
+        check(options or {}, mode)
+        return choose(module, example_inputs, options or {})
+    except DrivetrainError as error:
+        from ._torch_compat import raise_plainly
 
+        raise_plainly(error)
+
+
+def check(options: Mapping[str, Any], mode: str | None = None) -> None:
+    """Refuse what the backend would refuse of its options; imports and compiles nothing.
+
+    Raises:
+        InvalidValue: names the nearest.
+    """
     if mode not in (None, "default"):
         raise InvalidValue(
             f"graph: torch.compile mode {mode!r} means nothing to backend='drivetrain'", hint="options={'then': ...}"
         )
-    return compile_flat(module, example_inputs, options or {})
-
-
-def compile_flat(
-    module: fx.GraphModule,
-    example_inputs: Sequence[Any],
-    options: Mapping[str, Any],
-    watch: Callable[[Kind, fx.GraphModule], None] | None = None,
-) -> Callable[..., Any]:
-    """Compile a graph with flat inputs, differentiable where an input requires gradients.
-
-    Args:
-        module: any graph of tensors; may write to its inputs and return views of them.
-        example_inputs: tensors (or fake ones) as it will be called with.
-        options: as of `drivetrain_backend`.
-        watch: is told each graph after its passes.
-    """
-    from torch._dynamo.backends.common import aot_autograd
-
     check_options(options, OWN_OPTIONS)
-    then = str(options.get("then", "auto"))
-    lowering = find_lowering(then)
-
-    def compiler(kind: Kind, graph: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        graph = run_passes(graph, inputs, kind, options, params=_params(len(inputs)), then=then)
-        if watch is not None:
-            watch(kind, graph)
-        compiled = lowering(graph, inputs, kind)
-        compiled._boxed_call = True  # type: ignore[attr-defined]
-        return compiled
-
-    return aot_autograd(
-        fw_compiler=functools.partial(compiler, "forward"),
-        bw_compiler=functools.partial(compiler, "backward"),
-        inference_compiler=functools.partial(compiler, "inference"),
-        partition_fn=functools.partial(_partition, options, then, watch),
-        keep_inference_input_mutations=then in ("auto", "inductor"),
-    )(module, list(example_inputs))
-
-
-def _partition(
-    options: Mapping[str, Any],
-    then: str,
-    watch: Callable[[Kind, fx.GraphModule], None] | None,
-    joint: fx.GraphModule,
-    joint_inputs: Sequence[Any],
-    **rest: Any,
-) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Split a joint graph so that little is kept for the backward, after the joint passes."""
-    from torch._functorch.partitioners import min_cut_rematerialization_partition
-
-    joint = run_passes(joint, joint_inputs, "joint", options, then=then)
-    if watch is not None:
-        watch("joint", joint)
-    split: tuple[fx.GraphModule, fx.GraphModule] = min_cut_rematerialization_partition(joint, joint_inputs, **rest)
-    if watch is not None:  # the backward is compiled when it is first run; it can be looked at before
-        watch("forward", split[0])
-        watch("backward", split[1])
-    return split
-
-
-def _params(inputs: int) -> tuple[int, ...]:
-    """Positions of parameters and buffers among the inputs, as far as the tracing context tells."""
-    import torch
-
-    context = torch._guards.TracingContext.try_get()
-    flat = context.params_flat if context is not None else None
-    return tuple(range(min(len(flat), inputs))) if flat else ()
+    check_numbers(options)
+    for name, allowed in _VALUES.items():
+        value = options.get(name, allowed[0])
+        if not any(value is one or (isinstance(one, str) and value == one) for one in allowed):
+            raise unknown_name(f"graph: option {name}", str(value), [str(one) for one in allowed])
+    find_lowering(str(options.get("then", "auto")))
 
 
 def register() -> None:
@@ -120,8 +98,3 @@ def register() -> None:
 
     if "drivetrain" not in list_backends():
         register_backend(compiler_fn=drivetrain_backend, name="drivetrain")
-
-
-def lowerings() -> list[str]:
-    """The names that `then` may have."""
-    return list(LOWERINGS)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from torch import fx
 
-from drivetrain.base.errors import unknown_name
+from drivetrain.base.errors import InvalidValue, unknown_name
 
 Kind = Literal["forward", "backward", "inference", "joint"]
 
@@ -72,7 +72,7 @@ PASSES: dict[str, Registered] = {
     "normalise": Registered("drivetrain.graph.passes:normalise_pass", ("inference",), ("normalise",)),
     "batchnorm": Registered("drivetrain.graph.batchnorm.joint:batchnorm_pass", ("joint",), ("bn",), needs="bn"),
     "rewrite": Registered("drivetrain.graph.rewrite.compiled:rewrite_pass", ("inference",),
-        ("rewrite", "alpha", "budget", "freeze", "cost_table"), "rewrite"),
+        ("rewrite", "alpha", "budget", "cost_table"), "rewrite"),
 }  # fmt: skip
 
 
@@ -98,6 +98,19 @@ def check_options(options: Mapping[str, Any], others: Iterable[str]) -> None:
     for name in options:
         if name not in allowed:
             raise unknown_name("graph: option", name, allowed)
+
+
+def check_numbers(options: Mapping[str, Any]) -> None:
+    """Refuse settings of a search that are no numbers or out of range.
+
+    Raises:
+        InvalidValue: names the option and what it may be.
+    """
+    for name, kinds, least in (("alpha", (int, float), 1), ("budget", (int,), 0)):
+        value = options.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value >= least:
+            what = "a whole number" if kinds == (int,) else "a number"
+            raise InvalidValue(f"graph: option {name} must be {what}, {least} or more, found {value!r}")
 
 
 def run_passes(

@@ -1,14 +1,12 @@
-"""The pass behind `torch.compile(model, backend="drivetrain", options={"rewrite": True})`, for inference graphs.
+"""The pass behind the option `rewrite` of `torch.compile(model, backend="drivetrain")`, for inference graphs.
 
-Weights arrive there as arguments. They stay arguments (a rule's weight terms are computed at each call, and priced
-so), or with `freeze=True` and `then="eager"` are folded into constants and packed for oneDNN: faster, but a later
-change of a weight is not seen until the model is compiled again, as with Inductor's own freezing.
+Weights arrive there as arguments and stay arguments: a rule's weight terms are computed at each call, and priced so.
+(`freeze=True` makes them constants: `frozen`. Training graphs are rewritten before autograd sees them: `step`.)
 """
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,95 +14,87 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from drivetrain.base.errors import InvalidValue
-
 from .._torch_compat import fake_mode_of, outside_modes, retrace
 from ..cost import CostTable, default_path
-from ..passes import PassContext
+from ..passes import PassContext, check_numbers
 from ..verify import difference
-from .convert import NotRewritable, fold, from_fx, to_fx
+from ..warning import told, warn
+from .convert import NotRewritable, from_fx, to_fx
 from .emit import by_name, state_as_inputs, with_layouts_of
-from .lower import onednn
-from .meta import Meta
-from .optimize import _searched
 from .price import Objective, Pricer
 from .rule import Rule, simplify
 from .rules import RULES
-from .term import INPUT, Graph, Node
+from .strategy import search_program
+from .term import Graph
 
+GAIN = 0.05  # what rewrite="auto" wants to see predicted
+SHORT_S = 10.0  # and how long it searches
 TOLERANCE = 1e-4  # of the largest output: float32's rounding through a deep network
 
 
 def rewrite_pass(module: fx.GraphModule, example_inputs: Sequence[Any], context: PassContext) -> fx.GraphModule:
     """Rewrite an inference graph; where it can't be, it comes back as it was, with one warning that says why.
 
-    Options: rewrite=True (or "always": no search, nothing is measured), alpha, budget, freeze, cost_table (a path).
+    Options: rewrite=True, "auto" (a short search; taken where it predicts a clear gain, silent where it can't) or
+    "always" (no search, nothing is measured), alpha, budget, cost_table (a path).
     """
     try:
         with outside_modes(), torch.no_grad():
             found = _rewritten(module, example_inputs, context)
     except NotRewritable as error:
-        _warn(str(error))
+        if context.options.get("rewrite") != "auto":
+            warn(f"not rewritten: {told(error)}")
         return module
-    if found is None:
-        return module
-    return found if isinstance(found, fx.GraphModule) else _finished(*found, example_inputs)
+    return module if found is None else _finished(*found, example_inputs)
 
 
 def _rewritten(
     module: fx.GraphModule, example_inputs: Sequence[Any], context: PassContext
-) -> tuple[Graph, list[str]] | fx.GraphModule | None:
-    """The better program and the names of its placeholders; frozen ready to run; None where nothing changes."""
+) -> tuple[Graph, list[str]] | None:
+    """The better program and the names of its placeholders; None where nothing changes."""
     options = context.options
     names = [node.name for node in module.graph.nodes if node.op == "placeholder"]
     states = [names[position] for position in _static(context) if position < len(names)]
     state = _weights(example_inputs, names, states)
-    frozen = _may_freeze(context, bool(state))
     whole = from_fx(module.graph, {name: name for name in states})
-    rules = list(RULES) if frozen else [_priced(rule) for rule in RULES]
-    graph, values = whole, dict(state or {})
-    if frozen:
-        graph = from_fx(module.graph, {name: name for name in states}, channels_last=True)
-    graph, _ = simplify(graph, [rule for rule in rules if rule.always])
-    if frozen:
-        graph, values = fold(graph, values)
+    rules = [_priced(rule) for rule in RULES]
+    graph, _ = simplify(whole, [rule for rule in rules if rule.always])
     if options.get("rewrite") != "always":
-        graph = _search(graph, rules, options, frozen)
-    if not frozen and graph.digest == whole.digest:
+        graph, saved = _search(graph, rules, options)
+        if options.get("rewrite") == "auto" and saved < GAIN:
+            return None
+    if graph.digest == whole.digest:
         return None
     graph = with_layouts_of(graph, module.graph)
-    if not frozen:
-        if state is not None:
-            _check(whole, state, to_fx(graph, by_name(state, graph)), [str(leaf.args[0]) for leaf in graph.inputs])
-        return graph, names
-    made = _packed(*fold(graph, values), whole, names)
-    _check(whole, state or {}, made, names)
-    for node, fake in zip(made.graph.nodes, example_inputs, strict=False):
-        node.meta["val"] = fake
-    return made
+    if state is not None:
+        _check(whole, state, to_fx(graph, by_name(state, graph)), [str(leaf.args[0]) for leaf in graph.inputs])
+    return graph, names
 
 
-def _may_freeze(context: PassContext, known: bool) -> bool:
-    """Whether weights become constants; a warning where that is asked for and can't be."""
-    if not context.options.get("freeze", False):
-        return False
-    if context.then != "eager":
-        _warn(f"freeze=True needs then='eager', not {context.then!r}: the weights stay arguments", "weights not frozen")
-        return False
-    if not known:
-        _warn("torch did not hand over the weights' values: they stay arguments", "weights not frozen")
-    return known
+def limits(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The search's settings out of a backend's options: alpha, budget, time_limit_s, table.
 
-
-def _search(graph: Graph, rules: Sequence[Rule], options: Mapping[str, Any], frozen: bool) -> Graph:
+    Raises:
+        InvalidValue: no numbers, or out of range.
+    """
+    check_numbers(options)
     alpha, budget = options.get("alpha", 1.05), options.get("budget", 300)
-    if not isinstance(alpha, int | float) or not isinstance(budget, int):
-        raise InvalidValue(f"graph: alpha and budget must be numbers, found {alpha!r} and {budget!r}")
+    seconds = 60.0 if options.get("rewrite", "auto") is True else SHORT_S
     table = CostTable(Path(options["cost_table"]) if options.get("cost_table") else default_path())
-    pricer = Pricer(table, training=not frozen)
-    forms, _, _ = _searched(graph, rules, pricer, Objective("time"), float(alpha), budget, 30, 60.0)
-    table.save()
-    return forms[-1]
+    return {"alpha": float(alpha), "budget": budget, "time_limit_s": seconds, "table": table}
+
+
+def _search(graph: Graph, rules: Sequence[Rule], options: Mapping[str, Any]) -> tuple[Graph, float]:
+    """The best program, and the share of the time that is saved by the prices."""
+    found = limits(options)
+    pricer, objective = Pricer(found["table"], training=True), Objective("time")
+    forms = search_program(
+        graph, rules, pricer, objective,
+        alpha=found["alpha"], budget=found["budget"], seconds=found["time_limit_s"],
+    ).forms  # fmt: skip
+    found["table"].save()
+    before, after = (objective.of(pricer.graph(form)) for form in (forms[0], forms[-1]))
+    return forms[-1], 1 - after / before if before else 0.0
 
 
 def _check(whole: Graph, state: Mapping[str, Tensor], made: fx.GraphModule, names: Sequence[str]) -> None:
@@ -125,31 +115,6 @@ def _check(whole: Graph, state: Mapping[str, Tensor], made: fx.GraphModule, name
     worst, where = difference(list(expected), list(got))
     if not worst <= TOLERANCE:
         raise NotRewritable(f"graph: rewritten, {where} differs by {worst:.2g} of its largest value")
-
-
-def _packed(graph: Graph, values: Mapping[str, Tensor], whole: Graph, names: Sequence[str]) -> fx.GraphModule:
-    """The frozen program on oneDNN, its weights packed; it takes the weights' arguments and does not read them.
-
-    Args:
-        graph: takes images channels last.
-        values: the state that it reads.
-        whole: the program as it came: takes images as they are given.
-        names: of the arguments.
-    """
-    given = {str(leaf.args[0]): leaf.meta for leaf in whole.inputs}
-    taken = {str(leaf.args[0]): leaf for leaf in graph.inputs}
-    order: list[Node] = []
-    change: dict[Node, Node] = {}
-    for name in names:
-        leaf = graph.arena.leaf(INPUT, f"given.{name}", given.get(name, Meta((), torch.float32, ())))
-        order.append(leaf)
-        if name in taken and len(leaf.shape) == 4:
-            laid_out = torch.ops.aten.contiguous.default
-            change[taken[name]] = graph.arena.call(laid_out, leaf, memory_format=torch.channels_last)
-        elif name in taken:
-            change[taken[name]] = leaf
-    fixed = Graph(graph.arena, tuple(order), graph.replace(change).outputs)
-    return onednn.lower(fixed, values) if onednn.available() else to_fx(fixed, values)
 
 
 def _finished(graph: Graph, names: Sequence[str], example_inputs: Sequence[Any]) -> fx.GraphModule:
@@ -209,7 +174,3 @@ def _priced(rule: Rule) -> Rule:
 def _example(meta: Any) -> Tensor:
     value = meta.empty("cpu")
     return value.normal_() if meta.dtype.is_floating_point else value.zero_()
-
-
-def _warn(why: str, what: str = "not rewritten") -> None:
-    warnings.warn(f"drivetrain: graph: {what}: {why.removeprefix('graph: ')}", stacklevel=3)
