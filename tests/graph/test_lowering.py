@@ -97,7 +97,7 @@ def test_the_public_way_is_taken_where_the_inner_one_is_missing(session, monkeyp
         by_numpy = lower_onnxruntime._by_numpy(
             run._session, ["input_0", "input_2"], [0, 2], [entry.name for entry in run._session.get_outputs()]
         )
-        assert torch.equal(by_numpy(given)[1], run(*given)[1])
+        assert torch.equal(by_numpy(*given)[1], run(*given)[1])
     else:
         assert torch.equal(lower_onnxruntime.Session(run.model)(*given)[1], Two()(*given)[1])
 

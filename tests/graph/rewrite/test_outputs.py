@@ -85,11 +85,13 @@ def test_the_rewritten_program_lies_as_the_original_does():
             assert same_layout(Meta.of(one), Meta.of(other))
 
 
-@pytest.fixture
-def linear():
+@pytest.fixture(params=LOWERINGS)
+def linear(request):
+    if lacks(request.param):
+        pytest.skip(f"needs {lacks(request.param)}")
     model = nn.Linear(3, 2).eval()
-    result = candidates(model, (torch.randn(4, 3),), "eager")
-    return model, result.searched.build(result.searched.forms[0], find_runner("eager"), channels_last=False)
+    result = candidates(model, (torch.randn(4, 3),), request.param)
+    return model, result.searched.build(result.searched.forms[0], find_runner(request.param), channels_last=False)
 
 
 def test_other_sizes_dtypes_and_structures_are_refused(linear):
@@ -115,11 +117,14 @@ def test_hooks_still_run(linear):
 def test_it_is_copied_and_holds_its_state(linear):
     model, module = linear
     again = copy.deepcopy(module)
-    names = set(again.state_dict())
-    assert len(names) == 2 and "runner.bias" in names and any(name.startswith("runner.folded.") for name in names)
     value = torch.randn(4, 3)
     with torch.no_grad():
         assert torch.allclose(again(value), model(value), atol=1e-6)
+    names = set(again.state_dict())
+    if not names:  # a session holds its weights itself
+        return
+    assert len(names) == 2 and "runner.bias" in names and any(name.startswith("runner.folded.") for name in names)
+    with torch.no_grad():
         for parameter in [*again.parameters(), *again.buffers()]:
             parameter.zero_()
         assert not again(value).any() and module(value).any()

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from drivetrain.base.errors import InvalidValue
 
+from ..lower_onnxruntime import Session
 from ..lowering import Runner
 from .emit import memory_format_of
 from .meta import Meta
@@ -37,13 +38,19 @@ class Optimized(nn.Module):
         self.runner, self.in_spec, self.out_spec = runner, in_spec, out_spec
         self.inputs, self.given = tuple(inputs), dict(given or {})
         self.results: dict[int, Meta] = {}
-        self._run = runner.forward if isinstance(runner, nn.Module) else runner
         self._kinds = tuple((torch.Size(meta.shape), meta.dtype) for meta in inputs)
         self._images = [i for i, meta in enumerate(inputs) if len(meta.shape) == 4] if channels_last else []
         count, outputs = in_spec.num_leaves, out_spec.num_leaves
         self._plain = count if in_spec == pytree.tree_structure((tuple(range(count)), {})) else -1
         self._single = out_spec == pytree.tree_structure(0)
         self._tuple = out_spec == pytree.tree_structure(tuple(range(outputs)))
+        self._find_run()
+
+    def _find_run(self) -> None:
+        """What to call, without the ways round; a session refuses other sizes itself."""
+        runner = self.runner
+        self._checked = () if isinstance(runner, Session) else self._kinds
+        self._run: Runner = runner.run if isinstance(runner, Session) else getattr(runner, "forward", runner)
 
     def lie_as(self, wanted: Sequence[Meta | None], found: Sequence[Meta | None]) -> None:
         """From now on lay results out as the original's; those that lie so already are left alone.
@@ -67,17 +74,18 @@ class Optimized(nn.Module):
             flat, spec = pytree.tree_flatten((args, kwargs))
             if spec != self.in_spec:
                 raise InvalidValue(f"graph: called with the arguments {spec}, optimised for {self.in_spec}")
-        try:
-            for x, (shape, dtype) in zip(flat, self._kinds, strict=True):
-                if x.shape != shape or x.dtype is not dtype:
-                    raise self._refused(flat)
-        except AttributeError:
-            raise self._refused(flat) from None
+        if self._checked and not self._suits(flat):
+            raise self._refused(flat)
         if self._images:
             flat = list(flat)
             for position in self._images:
                 flat[position] = flat[position].contiguous(memory_format=torch.channels_last)
-        results = self._run(*flat)
+        try:
+            results = self._run(*flat)
+        except Exception:
+            if not self._suits(flat):
+                raise self._refused(flat) from None
+            raise
         if self.results or self.given:
             results = self._finished(results, args, kwargs)
         if self._single:
@@ -89,6 +97,19 @@ class Optimized(nn.Module):
         if self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks:
             return super().__call__(*args, **kwargs)
         return self.forward(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_run", "_checked")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._find_run()
+
+    def _suits(self, flat: Sequence[Any]) -> bool:
+        for x, (shape, dtype) in zip(flat, self._kinds, strict=True):
+            if not isinstance(x, Tensor) or x.shape != shape or x.dtype is not dtype:
+                return False
+        return True
 
     def _finished(self, results: Sequence[Any], args: Any, kwargs: Any) -> list[Any]:
         results = list(results)
