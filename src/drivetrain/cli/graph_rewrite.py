@@ -14,6 +14,7 @@ from .show import console, print_json, table
 
 if TYPE_CHECKING:
     from drivetrain.graph.capture import Program
+    from drivetrain.graph.rewrite import Rule
 
 
 def optimize(
@@ -26,29 +27,38 @@ def optimize(
     budget: Annotated[int, typer.Option(help="Programs that the search takes up at most.")] = 300,
     seconds: Annotated[float, typer.Option(help="Of the search, at most.")] = 60.0,
     cost: Annotated[str, typer.Option(help="time, flops, bytes or launches.")] = "time",
-    then: Annotated[str, typer.Option(help="How to run: auto, eager, onednn or onnxruntime.")] = "auto",
+    then: Annotated[str, typer.Option(help="How to run: auto, eager, onednn, onnxruntime or inductor.")] = "auto",
+    own: Annotated[
+        list[str] | None, typer.Option("--rule", metavar="MODULE:ATTRIBUTE", help="A rule of your own, beside ours.")
+    ] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Print the program before and after.")] = False,
     threads: Annotated[int | None, typer.Option(help="PyTorch threads. (default: as many as there are)")] = None,
     report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page of what was done.")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="OUT.pt2", help="Write the program.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Rewrite a model for faster inference on this machine, and measure that it is."""
+    """Rewrite a model for faster inference on this machine, and measure that it is.
+
+    Exits with 1 where a rule made it compute something else; the original is what is kept then.
+    """
     import torch
 
     from drivetrain.base.files import write_text
     from drivetrain.graph import rewrite
-    from drivetrain.graph.rewrite.report import verdict
+    from drivetrain.graph.rewrite.report import gained, verdict
 
     if threads is not None:
         if threads < 1:
             raise InvalidValue(f"graph: --threads must be 1 or more, found {threads}")
         torch.set_num_threads(threads)
     program = _program(model, shape, sample)
-    result = rewrite.optimize(program, alpha=alpha, budget=budget, time_limit_s=seconds, cost=cost, then=then)
+    result = rewrite.optimize(
+        program, alpha=alpha, budget=budget, time_limit_s=seconds, cost=cost, then=then, rules=_rules(own or [])
+    )
     if report is not None:
         write_text(report, rewrite.to_html(result, f"{model}, rewritten"))
     if out is not None:
-        result.program().save(out)
+        (result.program() if result.ok else program).save(out)
     if as_json:
         print_json({
             "then": result.then, "gain": result.gain, "max_abs_err": result.max_abs_err,
@@ -56,18 +66,29 @@ def optimize(
             "measured_ms": {label: 1e3 * timing.median for label, timing in result.measured.items()},
             "steps": [asdict(step) for step in result.steps], "explored": result.explored, "seen": result.seen,
             "cost_before": asdict(result.cost_before), "cost_after": asdict(result.cost_after),
-            "refused": result.refused, "seconds": result.seconds,
+            "refused": result.refused, "failures": result.failures, "wrong": result.wrong,
+            "seconds": result.seconds, **({"diff": result.diff()} if diff else {}),
         })  # fmt: skip
-        return
+        raise typer.Exit(0 if result.ok else 1)
     console.print(verdict(result))
     rows = sorted(result.measured.items(), key=lambda item: item[1].median)
     table("How fast each form ran", ("form", "time (spread)"), [(k, str(v)) for k, v in rows])
     if result.steps:
-        table("Rewrites", ("rule", "times"), [(step.rule, step.times) for step in result.steps])
+        rows_of_steps = [
+            (step.rule, step.times, gained(step), step.where[0] + (" ..." if step.times > 1 else ""))
+            for step in result.steps
+        ]
+        table("Rewrites", ("rule", "times", "gain by the table", "where"), rows_of_steps)
+    for name, why in result.failures.items():
+        console.print(f"left out: {name}: {why}", markup=False)
     for label, why in result.refused.items():
         console.print(f"refused: {label}: {why}", markup=False)
     written = [str(path) for path in (report, out) if path is not None]
+    if diff:
+        console.print(result.diff(), markup=False, highlight=False)
     console.print(f"written: {', '.join(written)}" if written else "next: --report out.html, -o faster.pt2")
+    if not result.ok:
+        raise typer.Exit(1)
 
 
 def rules(
@@ -81,7 +102,14 @@ def rules(
     from drivetrain.graph.rewrite import RULES
 
     rows: list[dict[str, Any]] = [
-        {"number": rule.number, "name": rule.name, "says": rule.says, "needs": rule.needs, "always": rule.always}
+        {
+            "number": rule.number,
+            "name": rule.name,
+            "says": rule.says,
+            "needs": rule.needs,
+            "always": rule.always,
+            "proof": rule.proof,
+        }
         for rule in RULES
     ]
     if as_json:
@@ -106,6 +134,22 @@ def _verify(as_json: bool) -> None:
         table("Tried on random programs", ("no.", "rule", "programs", "largest error"), found)
     if wrong:
         raise typer.Exit(1)
+
+
+def _rules(own: list[str]) -> str | list[Rule]:
+    """Ours, and those that the command line names."""
+    from drivetrain.base.modules import load_attribute
+    from drivetrain.graph.rewrite import RULES, Rule
+
+    if not own:
+        return "default"
+    found = [load_attribute(spec, Path.cwd()) for spec in own]
+    for spec, rule in zip(own, found, strict=True):
+        if not isinstance(rule, Rule):
+            raise InvalidValue(
+                f"graph: {spec} is a {type(rule).__name__}, wanted a rule", hint="@drivetrain.graph.rule"
+            )
+    return [*found, *RULES]  # first, so that they see operators that ours would fuse away
 
 
 def _program(model: str, shape: str | None, sample: Path | None) -> Program:

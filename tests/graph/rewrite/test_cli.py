@@ -50,3 +50,41 @@ def test_rules_are_listed_and_tried(call):
 def test_bad_input_is_a_message(call, words, told):
     result = call("optimize", *words)
     assert result.exit_code == 2 and told in result.stderr, result.stderr
+
+
+RULES_OF_THE_USER = '''
+from drivetrain.graph import rule
+from drivetrain.graph.rewrite.fused import aten
+
+@rule("relu-is-nothing", always=True)
+def wrong(graph, node):
+    """relu(x) = x"""
+    return node.args[0] if node.op is aten.relu.default else None
+
+@rule("sloppy")
+def raises(graph, node):
+    raise ValueError("this rule is sloppy")
+'''
+
+
+def test_a_wrong_rule_is_named_and_ends_with_1(call, tmp_path):
+    (tmp_path / "own.py").write_text(RULES_OF_THE_USER)
+    words = ("optimize", "mlp", "--shape", "1,1,28,28", "--then", "eager", "--cost", "launches")
+    result = call(*words, "--rule", "own:wrong", "-o", "kept.pt2")
+    assert result.exit_code == 1 and "computes something else: relu-is-nothing" in result.stdout, result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert any("relu" in str(node.target) for node in Program.load(tmp_path / "kept.pt2").module.graph.nodes)
+    found = call(*words, "--rule", "own:wrong", "--json")
+    assert found.exit_code == 1 and json.loads(found.stdout)["wrong"] == ["relu-is-nothing"]
+
+
+def test_a_rule_that_raises_is_told_and_the_rest_goes_on(call, tmp_path):
+    (tmp_path / "own.py").write_text(RULES_OF_THE_USER)
+    words = ("optimize", "mlp", "--shape", "1,1,28,28", "--then", "eager", "--cost", "launches")
+    result = call(*words, "--rule", "own:raises", "--diff")
+    assert result.exit_code == 0 and "left out: sloppy: ValueError: this rule is sloppy" in result.stdout
+    assert "--- original" in result.stdout and "Traceback" not in result.stdout + result.stderr
+    refused = call(*words, "--rule", "own:RULES_OF_NOBODY")
+    assert refused.exit_code == 2
+    refused = call(*words, "--rule", "own:aten")
+    assert refused.exit_code == 2 and "wanted a rule" in refused.stderr

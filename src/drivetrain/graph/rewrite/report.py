@@ -6,7 +6,7 @@ from html import escape
 
 from drivetrain.base.timing import machine_line
 
-from .result import OptimizeResult
+from .result import OptimizeResult, Step
 from .rules import RULES
 
 _STYLE = """
@@ -42,6 +42,8 @@ def to_html(result: OptimizeResult, title: str) -> str:
 
 def verdict(result: OptimizeResult) -> str:
     """One sentence."""
+    if result.wrong:
+        return f"computes something else: {', '.join(result.wrong)}; the original stays as it is"
     if result.then == "original":
         return f"nothing was faster than the original ({result.measured_before_ms:.3g} ms): it stays as it is"
     return (
@@ -65,19 +67,36 @@ def _measured(result: OptimizeResult) -> str:
     )
 
 
+def gained(step: Step) -> str:
+    """What the cost table says that a rule's applications gained; "" where it is applied without asking."""
+    return f"{sum(step.gains):.3g}" if step.gains else ""
+
+
 def _rules(result: OptimizeResult) -> str:
     known = {rule.name: rule for rule in RULES}
-    rows = [
-        f"<tr><td>{known[step.rule].number}</td><td>{escape(step.rule)}</td><td class=n>{step.times}</td>"
-        f"<td><code>{escape(known[step.rule].says)}</code></td></tr>"
-        for step in result.steps
-        if step.rule in known
+    rows = []
+    for step in result.steps:
+        rule = known.get(step.rule)
+        says = f"<br><code>{escape(rule.says)}</code>" if rule is not None else ""
+        places = "".join(f"<li><code>{escape(place)}</code></li>" for place in step.where)
+        rows.append(
+            f"<tr><td>{escape(rule.number) if rule is not None else ''}</td><td>{escape(step.rule)}</td>"
+            f"<td class=n>{step.times}</td><td class=n>{gained(step)}</td>"
+            f"<td><details><summary>where</summary><ul>{places}</ul></details>{says}</td></tr>"
+        )
+    rows += [
+        f"<tr><td></td><td>{escape(name)}</td><td></td><td></td><td>left out: {escape(why)}</td></tr>"
+        for name, why in result.failures.items()
     ]
-    told = f"The search took up {result.explored} programs of {result.seen} that it made, in {result.seconds:.1f} s."
+    told = (
+        f"Gains are by the cost table, for rules that the search tried. It took up {result.explored} programs of "
+        f"{result.seen} that it made, in {result.search_seconds:.1f} s."
+    )
     if not rows:
         return f"<h2>Rewrites</h2><p>No rule fired. {told}</p>"
     return (
-        f"<h2>Rewrites</h2><div class=wide><table><tr><th>no.<th>rule<th>times<th>what it says</tr>{''.join(rows)}"
+        "<h2>Rewrites</h2><div class=wide><table><tr><th>no.<th>rule<th>times<th>gain<th>where, and what it says</tr>"
+        f"{''.join(rows)}"
         f"</table></div><p>{told}</p>"
     )
 

@@ -64,7 +64,7 @@ def search(
     time_limit_s: float = 60.0,
     keep: int = 4,
 ) -> Search[T]:
-    """Search from a start; equal costs are ordered by digest, so the same input gives the same result.
+    """Search from a start; of equal costs the shorter way wins, then the digest: equal inputs give equal results.
 
     Args:
         start: G0.
@@ -85,13 +85,13 @@ def search(
         raise InvalidValue(f"graph: a search budget must be 0 or more, found {budget}")
     end = time.monotonic() + time_limit_s
     first = Found(start, cost(start), ())
-    queue = [(first.cost, digest(start), first)]
-    seen, best, explored, stopped = {digest(start)}, [(first.cost, digest(start), first)], 0, "exhausted"
+    queue = [(first.cost, 0, digest(start), first)]
+    seen, best, explored, stopped = {digest(start)}, queue[:], 0, "exhausted"
     while queue:
         if explored >= budget or time.monotonic() > end:
             stopped = "budget" if explored >= budget else "time"
             break
-        price, _, found = heapq.heappop(queue)
+        price, _, _, found = heapq.heappop(queue)
         if price > alpha * best[0][0]:
             break  # the cheapest left is too dear, so all are
         explored += 1
@@ -103,9 +103,10 @@ def search(
             price = cost(item)
             if price >= alpha * best[0][0]:
                 continue
-            entry = (price, key, Found(item, price, (*found.path, name), (*found.costs, price)))
+            path = (*found.path, name)
+            entry = (price, len(path), key, Found(item, price, path, (*found.costs, price)))
             heapq.heappush(queue, entry)
-            best = sorted([*best, entry], key=lambda row: row[:2])[:keep]
+            best = sorted([*best, entry], key=lambda row: row[:3])[:keep]
             if time.monotonic() > end:
                 break
-    return Search(tuple(row[2] for row in best), explored, len(seen), stopped)
+    return Search(tuple(row[3] for row in best), explored, len(seen), stopped)
