@@ -175,6 +175,24 @@ def test_the_fastest_form_runs_and_the_original_wins_a_tie(times, expected, trai
         assert torch.allclose(ours, theirs), name  # comparing has not moved the statistics
 
 
+@pytest.mark.parametrize("option", ["bn", "rewrite"])
+def test_always_compares_nothing(option, monkeypatch):
+    monkeypatch.setattr("drivetrain.graph.lowering.has_compiler", lambda: False)
+    torch.compile(net(), backend="drivetrain", options={"rewrite": False, option: "always"})(X)
+    found = backend.choices()[-1]
+    assert found.then in ("as captured", "rewritten") and not found.measured
+
+
+def test_a_form_that_fails_is_not_kept(monkeypatch):
+    def broken(*values):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(choice, "compile_flat", lambda *args, **settings: broken)
+    model = net().eval()
+    with torch.no_grad(), pytest.warns(UserWarning, match="not measured: RuntimeError: no such kernel"):
+        assert torch.equal(torch.compile(model, backend="drivetrain", options={"rewrite": False})(X), model(X))
+
+
 def test_without_options_weights_stay_arguments():
     """Compiled, measured, right; what is written to a weight later is seen."""
     model = net().eval()

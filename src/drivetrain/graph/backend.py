@@ -57,7 +57,7 @@ def drivetrain_backend(
             rewrite: "auto" (the above), True (a search of up to 60 s, a warning where nothing can be rewritten),
                 "always" (rules that need no prices, nothing is measured), False.
             alpha, budget, cost_table: of the search.
-            bn: "auto" or "always": batch norms of training graphs fused.
+            bn: "auto" or "always" (whatever it gains): batch norms of training graphs fused.
             normalise: False leaves inference graphs as aot_autograd made them.
         mode: torch.compile's mode; only None and "default" mean something here.
 

@@ -100,7 +100,7 @@ def _fastest(
             forms["rewritten"] = made
     if "as captured" not in forms and not ("rewritten" in forms and level == "always"):
         forms["as captured"] = plain(seen=seen)
-    if options.get("then", "auto") == "auto" and level != "always":
+    if options.get("then", "auto") == "auto" and "always" not in (level, options.get("bn")):
         forms["original"] = module.forward
     kind = "training" if training else "inference"
     if len(forms) > 1:
@@ -139,9 +139,9 @@ class _Undecided:
         try:
             measured = race(self.forms, values, written=self.seen.written, backward=self.kind == "training")
             name = fastest(measured, first)
-        except Exception as error:  # a program that can't be run twice; what is wrong with its values it tells itself
+        except Exception as error:  # a form that fails, or a program that can't be run twice: what was given runs
             warn(f"not measured: {told(error)}")
-            name = "as captured"
+            name = first
         _CHOICES.append(Choice(self.kind, name, measured))
         chosen, self.forms = self.forms[name], {}
         return chosen

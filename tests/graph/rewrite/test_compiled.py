@@ -158,3 +158,19 @@ def test_captures_of_a_function_are_not_frozen():
     with pytest.warns(UserWarning, match="weights not frozen: freeze is an option of torch.compile"):
         result, _ = compiled_graphs(model, x, freeze=True)
     assert torch.allclose(result, model(x), atol=1e-6)
+
+
+def test_a_failure_that_nobody_asked_for_is_a_warning(monkeypatch):
+    from drivetrain.graph.rewrite import compiled
+
+    def broken(*args):
+        raise RuntimeError("no price")
+
+    monkeypatch.setattr(compiled, "_search", broken)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.randn(3, 4)
+    with pytest.warns(UserWarning, match="not rewritten: RuntimeError: no price"):
+        result, _ = compiled_graphs(model, x, rewrite="auto")
+    assert torch.equal(result, model(x))
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="no price"):
+        compiled_graphs(model, x, rewrite=True)
