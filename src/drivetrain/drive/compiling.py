@@ -36,12 +36,9 @@ def check(backend: Backend, options: Mapping[str, Any], drive: Drive) -> None:
     where = drive.locate("train", "compile_options")
     try:
         if backend == "drivetrain":
-            from drivetrain.graph.backend import OWN_OPTIONS
-            from drivetrain.graph.lowering import find_lowering
-            from drivetrain.graph.passes import check_options
+            from drivetrain.graph import backend as compiler
 
-            check_options(options, OWN_OPTIONS)
-            find_lowering(str(options.get("then", "auto")))
+            compiler.check(options)
         elif backend == "inductor":
             torch.compile(nn.Identity(), backend="inductor", options=dict(options))
         elif options:
