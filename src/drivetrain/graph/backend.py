@@ -37,10 +37,11 @@ def drivetrain_backend(
     """The function behind `backend="drivetrain"`.
 
     With no options the weights stay arguments, so a later change of a weight is seen. The graph is compiled by Inductor
-    where a C++ compiler is there, and measured against torch's own kernels: the faster one runs, so a compiled model is
-    not slower than what was given. A rewriting search of 10 s at most runs over inference and training graphs; where it
-    predicts 5 % or more, the rewritten graph is compiled too (which doubles compile time) and kept if it is measured
-    faster. Each measurement takes about two seconds, or three runs of each form.
+    where a C++ compiler is there, and at the first call measured against torch's own kernels. The faster one runs, so
+    it is not slower than what was given; Dynamo's guards, 10 to 20 us a call, are torch.compile's own. A rewriting
+    search of 10 s at most runs over inference and training graphs; where it predicts 5 % or more, the rewritten graph
+    is compiled too (which doubles compile time) and kept if it is measured faster. Each measurement takes about two
+    seconds, or three runs of each form.
 
     Graphs whose sizes vary are compiled as they are; `torch.compile(..., dynamic=False)` has each size rewritten.
 
@@ -51,9 +52,9 @@ def drivetrain_backend(
             then: "auto" (the above), or one lowering, without a comparison with the original: "eager", "inductor",
                 "onednn", "onnxruntime" (inference).
             freeze: weights become constants in inference graphs, as with Inductor's freezing: what is compiled does not
-                see a later change of a weight. Costs what `drivetrain.graph.optimize` costs (10 to 60 s for a
-                ResNet-50, most of it for the ONNX export), and two compilations by Inductor; then="onednn" is the
-                cheapest that gains.
+                see a later change of a weight. Costs what `drivetrain.graph.optimize` costs, most of it for
+                the ONNX export, and two compilations by Inductor: 40 s for a ResNet-50 where Inductor alone takes 13
+                (benchmarks/12_compile.py); then="onednn" is the cheapest that gains.
             rewrite: "auto" (the above), True (a search of up to 60 s, a warning where nothing can be rewritten),
                 "always" (rules that need no prices, nothing is measured), False.
             alpha, budget, cost_table: of the search.

@@ -66,7 +66,7 @@ def freeze(
         InvalidValue: an option's value.
     """
     then, known = str(options.get("then", "auto")), limits(options)
-    held = Held(graph, values).eval()
+    held = Held(graph, values, copied=True).eval()  # or what is not folded would follow its weight
     if any(is_fake(values[position]) for position in held.names):
         raise NotRewritable("graph: torch did not hand over the weights' values")
     rules = "default" if options.get("rewrite", "auto") in (True, "auto") else "always"

@@ -17,11 +17,12 @@ from .convert import NotRewritable, register
 
 
 class Held(nn.Module):
-    """A captured graph with the weights in it, by reference: called with the other inputs alone.
+    """A captured graph with the weights in it: called with the other inputs alone.
 
     Args:
         graph: placeholders in the order of `values`.
         values: as it is called now, weights and others; fake ones are replaced by made-up values.
+        copied: hold copies of the weights as they are now, instead of the weights themselves.
 
     Attributes:
         names: of the weights, by position.
@@ -32,7 +33,7 @@ class Held(nn.Module):
         NotRewritable: sizes that may vary.
     """
 
-    def __init__(self, graph: fx.GraphModule, values: Sequence[Any]) -> None:
+    def __init__(self, graph: fx.GraphModule, values: Sequence[Any], copied: bool = False) -> None:
         super().__init__()
         nodes = graph.graph.find_nodes(op="placeholder")
         if any(isinstance(n, torch.SymInt) for value in values for n in (value, *getattr(value, "shape", ()))):
@@ -48,7 +49,7 @@ class Held(nn.Module):
         values = [stand_in_for(value) for value in values]
         self.inputs: tuple[Any, ...] = tuple(values[position] for position in self.others)
         for position, name in self.names.items():
-            register(self, name, values[position])
+            register(self, name, values[position].detach().clone() if copied else values[position])
         self.count = len(nodes)
 
     def forward(self, *inputs: Any) -> tuple[Any, ...]:
