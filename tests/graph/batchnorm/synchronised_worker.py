@@ -16,7 +16,7 @@ def main(rank: int, world: int, folder: str) -> None:
     given = torch.load(f"{folder}/given.pt")
     model = nn.Sequential(nn.SyncBatchNorm(4), nn.ReLU(), nn.Conv2d(4, 5, 1))
     model.load_state_dict(given["state"])
-    (edge,) = patch_(model)
+    (edge,) = patch_(model, level="bnff")
     assert edge.applied
     part = slice(0, 2) if rank == 0 else slice(2, 5)  # unequal halves
     x = given["x"][part].clone().requires_grad_()

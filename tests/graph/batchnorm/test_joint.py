@@ -14,6 +14,7 @@ from drivetrain.graph.cost import CostTable, Measured
 
 from .test_patch import relative
 
+ROWS = torch.channels_last
 pytestmark = pytest.mark.skipif(kernel.load() is None, reason="no C++ compiler")
 
 
@@ -33,12 +34,19 @@ def targets(graph):
 
 
 @pytest.mark.parametrize("make", [lambda: nets.densenet_small(depths=(2, 1, 1)), lambda: nets.CifarResNet(8)])
-def test_same_training(make):
+@pytest.mark.parametrize(
+    ("level", "layout"),
+    [
+        ("always", torch.contiguous_format),
+        *[(level, torch.channels_last) for level in ("stats_reuse", "rcf", "mvf", "bnff")],
+    ],
+)
+def test_same_training(make, level, layout):
     torch.manual_seed(0)
-    model = make().train()
+    model = make().train().to(memory_format=layout)
     exact, ours = copy.deepcopy(model).double(), copy.deepcopy(model)
-    run, graphs = compiled(ours)
-    x = torch.randn(4, 3, 32, 32)
+    run, graphs = compiled(ours, level)
+    x = torch.randn(4, 3, 32, 32).to(memory_format=layout)
     run(x).square().sum().backward()
     exact(x.double()).square().sum().backward()
     for a, b in zip(ours.parameters(), exact.parameters(), strict=True):
@@ -46,7 +54,10 @@ def test_same_training(make):
     for key, value in exact.named_buffers():
         torch.testing.assert_close(dict(ours.named_buffers())[key].double(), value.double(), rtol=1e-4, atol=1e-5)
     fused = [target for target in targets(graphs["forward"]) if "drivetrain.bn_relu" in target]
-    assert len(fused) >= 7 and "drivetrain.bn_relu_conv_backward.default" in targets(graphs["backward"])
+    backward = targets(graphs["backward"])
+    assert len(fused) >= 7 and ("drivetrain.bn_relu_conv_backward.default" in backward) == (level in ("always", "bnff"))
+    assert ("aten.batch_norm_update_stats.default" in targets(graphs["forward"])) == (level == "rcf")
+    assert ("aten.threshold_backward.default" in backward) == (level == "stats_reuse")
 
 
 def test_what_is_kept_and_what_is_swept():

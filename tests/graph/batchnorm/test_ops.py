@@ -60,7 +60,7 @@ def test_one_sweep(dtype, relu, joined):
     values = edge(dtype)[:4]
     residual = torch.randn(3, 12, 9, 7, dtype=dtype, requires_grad=True) if joined else None
     mean, m2 = batch_statistics(values[:2])
-    a = ops.bn_relu(values[:2], *values[2:], mean, inverse(m2, 189), residual, relu)
+    a = ops.bn_relu(values[:2], *values[2:], mean, inverse(m2, 189), residual, relu)[0]
     inputs = [*values, residual] if joined else values
     exact = [value.detach().double().requires_grad_() for value in inputs]
     wanted = normalised(exact) + (exact[4] if joined else 0)
@@ -127,14 +127,14 @@ def test_nan_propagates_to_its_channel_only():
     x = torch.randn(2, 3, 4, 4)
     x[0, 1, 2, 2] = float("nan")
     mean, m2 = batch_statistics(x)
-    a = ops.bn_relu([x], torch.ones(3), torch.zeros(3), mean, inverse(m2, 32), None, True)
+    a = ops.bn_relu([x], torch.ones(3), torch.zeros(3), mean, inverse(m2, 32), None, True)[0]
     assert torch.isnan(a).flatten(2).any(dim=2).any(dim=0).tolist() == [False, True, False]
 
 
 def test_double_backward_is_refused_by_name():
     values = edge(torch.float32)
     mean, m2 = batch_statistics(values[:2])
-    a = ops.bn_relu(values[:2], *values[2:4], mean, inverse(m2, 189), None, True)
+    a = ops.bn_relu(values[:2], *values[2:4], mean, inverse(m2, 189), None, True)[0]
     (dx,) = torch.autograd.grad(a.square().sum(), values[0], create_graph=True)
     with pytest.raises(NotImplementedError, match="drivetrain::bn_relu has no second derivative"):
         dx.sum().backward()

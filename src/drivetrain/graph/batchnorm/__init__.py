@@ -1,7 +1,8 @@
 """Batch normalisation restructured for training: statistics once, no normalised feature in memory (system 19).
 
 - `traffic(model, (N, C, H, W))`: what its batch norms move, before and after
-- `patch_(model)`: fused sweeps in place of the modules' own, same state_dict keys; `unpatch_(model)` undoes it
+- `patch_(model, example=x)`: fused sweeps in place of the modules' own where measured faster, same state_dict keys;
+  `unpatch_(model)` undoes it; what was decided is a `BNPlan`
 - `BNReLUConv2d(bn, conv)`: one edge by hand
 """
 
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .modules import BNReLUConv2d
-    from .plan import Edge
+    from .plan import BNPlan, Edge
     from .rewrite import patch_, restructure, unpatch_
     from .statistics import batch_statistics
     from .traffic_model import Traffic, sweeps, traffic
 
 _FILES = {
+    "BNPlan": "plan",
     "BNReLUConv2d": "modules",
     "Edge": "plan",
     "Traffic": "traffic_model",
@@ -30,6 +32,7 @@ _FILES = {
 }
 
 __all__ = [
+    "BNPlan",
     "BNReLUConv2d",
     "Edge",
     "Traffic",

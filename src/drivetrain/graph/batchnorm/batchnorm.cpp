@@ -6,47 +6,12 @@
 // sweep over it does not reach memory. The mask of the ReLU is fma(s, x, t) <= 0 wherever it is asked for: the forward and
 // the backward agree to the bit. Threads are those of torch (its own OpenMP), handed over by `batchnorm_setup`, as is sgemm.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <thread>
-#include <vector>
+#include "batchnorm.hpp"
 
 namespace {
 
 constexpr int64_t kRow = 4096;
 constexpr int64_t kTileFloats = 1 << 18;  // 1 MiB: half of a second-level cache
-
-using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
-                      const int*, const float*, const int*, const float*, float*, const int*);
-using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
-
-Gemm g_gemm = nullptr;
-Team g_team = nullptr;
-
-template <typename Work>
-void on_threads(int64_t threads, const Work& work) {
-    if (threads <= 1) return work(0);
-    if (g_team != nullptr) {
-        // A nested or shrunken team is smaller than asked for: shares are taken in turn, none is left out.
-        struct Shares {
-            const Work& work;
-            int64_t count;
-            std::atomic<int64_t> next{0};
-        } shares{work, threads};
-        auto call = [](void* data) {
-            auto& all = *static_cast<Shares*>(data);
-            for (int64_t t; (t = all.next++) < all.count;) all.work(t);
-        };
-        g_team(call, &shares, static_cast<unsigned>(threads), 0);
-        return;
-    }
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < threads; ++t) others.emplace_back([&, t] { work(t); });
-    work(0);
-    for (auto& other : others) other.join();
-}
 
 // Cuts [0, count) evenly; the cut depends on nothing but the number of threads, so results do not either.
 template <typename Work>
@@ -55,13 +20,6 @@ void for_each(int64_t count, int64_t threads, const Work& work) {
     on_threads(threads, [&](int64_t t) {
         for (int64_t i = count * t / threads; i < count * (t + 1) / threads; ++i) work(i);
     });
-}
-
-void gemm(char a_op, char b_op, int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
-          float beta, float* c, int64_t ldc) {
-    const int sizes[6] = {int(m), int(n), int(k), int(lda), int(ldb), int(ldc)};
-    const float one = 1;
-    g_gemm(&a_op, &b_op, sizes, sizes + 1, sizes + 2, &one, a, sizes + 3, b, sizes + 4, &beta, c, sizes + 5);
 }
 
 // The concatenation of parts: where the plane of image n, channel c begins.
@@ -111,11 +69,6 @@ struct Moments {
     }
 };
 
-inline float activated(float s, float x, float t) {
-    const float z = std::fma(s, x, t);
-    return z <= 0 ? 0 : z;  // a NaN stays
-}
-
 struct Tiles {
     int64_t per_image, width;
 
@@ -131,11 +84,6 @@ struct Tiles {
 }  // namespace
 
 extern "C" {
-
-void batchnorm_setup(void* sgemm, void* team) {
-    g_gemm = reinterpret_cast<Gemm>(sgemm);
-    g_team = reinterpret_cast<Team>(team);
-}
 
 // Mean and sum of squared differences of each channel, in one sweep.
 void batchnorm_stats(const float* const* parts, const int64_t* channels, const int64_t* steps, int64_t count, int64_t n,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from drivetrain.graph.passes import PassContext
 from . import ops  # noqa: F401  (registers the operators)
 from .choose import Chooser
 
-LEVELS = ("auto", "always")
+LEVELS = ("auto", "always", "stats_reuse", "rcf", "mvf", "bnff")
 _aten = torch.ops.aten
 _ours = torch.ops.drivetrain
 
@@ -46,18 +46,18 @@ def batchnorm_pass(module: fx.GraphModule, example_inputs: Sequence[Any], contex
     """Restructure the batch norms of a joint graph where that is measured to be faster.
 
     Raises:
-        InvalidValue: the option bn is neither "auto" nor "always" (nor False or "off").
+        InvalidValue: the option bn is not "auto", a level ("bnff", also called "always"), False or "off".
     """
     level = context.options.get("bn")
-    level = "auto" if level is True else level
+    level = "auto" if level is True else "bnff" if level == "always" else level
     if level not in LEVELS:
         raise unknown_name("graph: option bn", str(level), LEVELS)
     chooser = Chooser()
-    rewrite = Rewrite(module.graph)
+    rewrite = Rewrite(module.graph, level)
     for node in list(module.graph.nodes):
         if node.target is _aten._native_batch_norm_legit_functional.default:
             found = find(node)
-            if found is not None and (level == "always" or chooser.faster(found, rewrite.knows(node.args[0]))):
+            if found is not None and (level != "auto" or chooser.faster(found, rewrite.knows(node.args[0]))):
                 rewrite.fuse(found)
     chooser.save()
     module.graph.eliminate_dead_code()
@@ -72,7 +72,8 @@ def find(bn: fx.Node) -> Found | None:
     value = _value(x)
     if training is not True or None in (weight, bias, mean) or not isinstance(momentum, float):
         return None
-    fits = value.dtype == torch.float32 and value.dim() == 4 and value.is_contiguous() and value.device.type == "cpu"
+    dense = value.dim() == 4 and (value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last))
+    fits = dense and value.dtype == torch.float32 and value.device.type == "cpu"
     count = value.numel() // max(int(value.shape[1]), 1) if fits else 0
     if not fits or not isinstance(count, int) or count < 2:
         return None
@@ -105,13 +106,19 @@ def _convolution(relu: fx.Node, threshold: fx.Node) -> tuple[fx.Node | None, fx.
         return None, None
     conv, conv_backward = forward[0], backward[0]
     _, a, weight, bias, *_, transposed, _, _ = (None, *conv.args)
-    plain = a is relu and bias is None and transposed is False and _value(conv).is_contiguous()
+    plain = a is relu and bias is None and transposed is False and _same_layout(_value(conv), _value(relu))
     same = conv_backward.args[1] is relu and conv_backward.args[2] is weight
     above = threshold.args[0]
     mine = isinstance(above, fx.Node) and above.target is operator.getitem and above.args == (conv_backward, 0)
     if not (plain and same and mine and len(above.users) == 1 and conv_backward.args[-1] == [True, True, False]):  # type: ignore[union-attr]
         return None, None
     return conv, conv_backward
+
+
+def _same_layout(y: Tensor, a: Tensor) -> bool:
+    """Whether the convolution writes in the layout that it reads, as the fused operator does."""
+    layout = torch.contiguous_format if a.is_contiguous() else torch.channels_last
+    return y.is_contiguous(memory_format=layout)
 
 
 def _is_backward_of(node: fx.Node, bn: fx.Node, grad: fx.Node) -> bool:
@@ -122,10 +129,10 @@ def _is_backward_of(node: fx.Node, bn: fx.Node, grad: fx.Node) -> bool:
 
 
 class Rewrite:
-    """Puts fused operators into a joint graph; statistics of a feature are computed once."""
+    """Puts fused operators into a joint graph, as far as the level says (rewrite.restructure)."""
 
-    def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: fx.Graph, level: str = "bnff") -> None:
+        self.graph, self.level = graph, level
         self.moments: dict[fx.Node, tuple[fx.Node, fx.Node]] = {}
         values = (node.meta.get("val") for node in graph.nodes)
         self.mode = next(value.fake_mode for value in values if hasattr(value, "fake_mode"))
@@ -140,11 +147,16 @@ class Rewrite:
 
     def fuse(self, found: Found) -> None:
         """Forward and backward of one batch norm."""
+        if self.level not in ("auto", "bnff"):
+            found = replace(found, conv=None, conv_backward=None)
+        if self.level == "stats_reuse":
+            return self._share(found)
         bn = found.bn
         gamma, beta = bn.args[1], bn.args[2]
         mean, inv = self._statistics(bn)
         x = bn.args[0]
         forward = found.conv or found.relu
+        kept: Any = None
         with self.graph.inserting_before(forward):
             if found.conv is not None:
                 shape = _shape_of(found.conv)
@@ -157,11 +169,12 @@ class Rewrite:
                     pair = [self.emit(operator.getitem, made, index, like=forward) for index in (1, 2)]
                     self.moments[result] = (pair[0], pair[1])
             else:
-                result = self.emit(
-                    _ours.bn_relu.default, [x], gamma, beta, mean, inv, found.residual, True, like=forward
-                )
+                made = self.emit(_ours.bn_relu.default, [x], gamma, beta, mean, inv, found.residual, True, like=forward)
+                result = self.emit(operator.getitem, made, 0, like=forward)
+                mask = self.emit(operator.getitem, made, 1, like=forward)
+                kept = mask if _value(mask).numel() else found.residual
         forward.replace_all_uses_with(result)
-        self._backward(found, x, [gamma, beta, mean, inv])
+        self._backward(found, x, [gamma, beta, mean, inv], kept)
 
     def knows(self, x: Any) -> bool:
         """Whether the statistics of a feature are there already, from the convolution that wrote it or another BN."""
@@ -169,7 +182,8 @@ class Rewrite:
             return all(self.knows(part) for part in x.args[0])
         return x in self.moments
 
-    def _backward(self, found: Found, x: Any, vectors: list[Any]) -> None:
+    def _backward(self, found: Found, x: Any, vectors: list[Any], kept: Any) -> None:
+        """`kept`: what tells the mask of a joined ReLU, its bits or the residual."""
         first = found.conv_backward or found.threshold
         with self.graph.inserting_before(first):
             if found.conv_backward is not None and found.conv is not None:
@@ -177,7 +191,7 @@ class Rewrite:
                 arguments = [first.args[0], [x], *vectors, found.conv.args[1], *_shape_of(found.conv)]
             else:
                 call = _ours.bn_relu_backward.default
-                arguments = [first.args[0], [x], *vectors, found.residual, True]
+                arguments = [first.args[0], [x], *vectors, kept, True]
             made = self.emit(call, *arguments, like=first)
             dx, dgamma, dbeta, last = [self.emit(operator.getitem, made, index, like=first) for index in range(4)]
             dx = self.emit(operator.getitem, dx, 0, like=first)
@@ -213,6 +227,16 @@ class Rewrite:
         return self.emit(torch.ops.prims.convert_element_type.default, node, torch.float32, like=like)
 
     def _moments(self, x: Any, like: fx.Node) -> tuple[fx.Node, fx.Node]:
+        if self.level == "rcf":
+            mean, variance = (
+                self.emit(torch.ops.prims.convert_element_type.default, value, torch.float64, like=like)
+                for value in self._torchs_statistics(x, like)
+            )
+            count = _value(x).numel() // _value(x).shape[1]
+            return mean, self.emit(_aten.mul.Tensor, variance, count, like=like)
+        if self.level == "mvf":
+            made = self.emit(_ours.bn_stats.default, [x], like=like)
+            return self.emit(operator.getitem, made, 0, like=like), self.emit(operator.getitem, made, 1, like=like)
         if x not in self.moments:
             if x.target is _aten.cat.default and len(x.args) > 1 and x.args[1] == 1:
                 parts = [self._moments(part, like) for part in x.args[0]]
@@ -222,6 +246,27 @@ class Rewrite:
                 pair = [self.emit(operator.getitem, made, i, like=like) for i in (0, 1)]
             self.moments[x] = (pair[0], pair[1])
         return self.moments[x]
+
+    def _torchs_statistics(self, x: Any, like: fx.Node) -> list[fx.Node]:
+        made = self.emit(_aten.batch_norm_update_stats.default, x, None, None, 0.0, like=like)
+        return [self.emit(operator.getitem, made, index, like=like) for index in (0, 1)]
+
+    def _share(self, found: Found) -> None:
+        """Level "stats_reuse": the batch norm in one sweep on shared statistics; its ReLU stays."""
+        bn = found.bn
+        mean, inv = self._statistics(bn)
+        vectors = [bn.args[1], bn.args[2], mean, inv]
+        with self.graph.inserting_before(bn):
+            made = self.emit(_ours.bn_relu.default, [bn.args[0]], *vectors, None, False, like=bn)
+            y = self.emit(operator.getitem, made, 0, like=bn)
+        _item(bn, 0).replace_all_uses_with(y)
+        with self.graph.inserting_before(found.bn_backward):
+            arguments = [found.bn_backward.args[0], [bn.args[0]], *vectors, None, False]
+            made = self.emit(_ours.bn_relu_backward.default, *arguments, like=found.bn_backward)
+            dx, dgamma, dbeta = [self.emit(operator.getitem, made, i, like=found.bn_backward) for i in range(3)]
+            dx = self.emit(operator.getitem, dx, 0, like=found.bn_backward)
+        for index, value in enumerate((dx, dgamma, dbeta)):
+            _item(found.bn_backward, index).replace_all_uses_with(value)
 
 
 def _shape_of(conv: fx.Node) -> list[Any]:

@@ -8,6 +8,7 @@ and the OpenMP runtime that torch ships), found in torch's libraries; where they
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -25,18 +26,30 @@ _HEAD: list[Any] = [_POINTER, _POINTER, _POINTER, *[_INT] * 4]
 @cache
 def load() -> ctypes.CDLL | None:
     """The kernel, or None where no compiler can build it (one warning says so)."""
-    library = native.load(Path(__file__).with_name("batchnorm.cpp"), flags=("-pthread", "-ffp-contract=off"))
+    library = build("batchnorm.cpp")
     if library is None:
         return None
-    library.batchnorm_setup.argtypes = [_POINTER] * 2
     library.batchnorm_stats.argtypes = [*_HEAD, *[_POINTER] * 2]
     library.batchnorm_apply.argtypes = [*_HEAD, *[_POINTER] * 3, _INT, _POINTER]
     library.batchnorm_backward.argtypes = [*_HEAD, *[_POINTER] * 5, _INT, *[_POINTER] * 6]
     library.batchnorm_conv1x1.argtypes = [*_HEAD, *[_POINTER] * 3, _INT, *[_POINTER] * 3]
     library.batchnorm_conv1x1_backward.argtypes = [*_HEAD, *[_POINTER] * 5, _INT, *[_POINTER] * 6]
-    for name in ("setup", "stats", "apply", "backward", "conv1x1", "conv1x1_backward"):
+    for name in ("stats", "apply", "backward", "conv1x1", "conv1x1_backward"):
         getattr(library, f"batchnorm_{name}").restype = None
-    library.batchnorm_setup(_sgemm(), _torch_threads())
+    return library
+
+
+def build(source: str, contract: str = "-ffp-contract=off") -> ctypes.CDLL | None:
+    """A kernel of this folder with torch's matrix product and threads in its hands; None without a compiler."""
+    folder = Path(__file__).parent
+    headers = b"".join((folder / name).read_bytes() for name in ("batchnorm.hpp", "product.hpp"))
+    # The cache of libraries knows the source alone: the headers' digest is a flag.
+    flags = ("-pthread", contract, f"-DHEADERS_{hashlib.sha256(headers).hexdigest()[:16]}")
+    library = native.load(folder / source, flags=flags)
+    if library is not None:
+        library.batchnorm_setup.argtypes = [_POINTER] * 2
+        library.batchnorm_setup.restype = None
+        library.batchnorm_setup(_sgemm(), _torch_threads())
     return library
 
 
@@ -53,7 +66,7 @@ def has_gemm() -> bool:
 def stats(xs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and sum of squared differences (float64 [C]) of each channel of the parts."""
     channels = sum(x.shape[1] for x in xs)
-    mean, m2 = _empty(channels, torch.float64), _empty(channels, torch.float64)
+    mean, m2 = empty(channels, torch.float64), empty(channels, torch.float64)
     _library().batchnorm_stats(*_head(xs), mean.data_ptr(), m2.data_ptr())
     return mean, m2
 
@@ -64,7 +77,7 @@ def apply(xs: Sequence[Tensor], s: Tensor, t: Tensor, residual: Tensor | None, r
     out = torch.empty((n, s.numel(), h, w), dtype=torch.float32, device="cpu")
     residual = None if residual is None else residual.contiguous()
     _library().batchnorm_apply(
-        *_head(xs), s.data_ptr(), t.data_ptr(), _pointer(residual), int(relu), out.data_ptr()
+        *_head(xs), s.data_ptr(), t.data_ptr(), address(residual), int(relu), out.data_ptr()
     )  # fmt: skip
     return out
 
@@ -83,12 +96,12 @@ def backward(
     da = da.contiguous()
     residual = None if residual is None else residual.contiguous()
     dxs = [torch.empty(x.shape, dtype=torch.float32, device="cpu") for x in xs]
-    dresidual = _empty(0) if residual is None else torch.empty_like(da)
-    dgamma, dbeta = _empty(s.numel(), torch.float64), _empty(s.numel(), torch.float64)
+    dresidual = empty(0) if residual is None else torch.empty_like(da)
+    dgamma, dbeta = empty(s.numel(), torch.float64), empty(s.numel(), torch.float64)
     vectors = [value.data_ptr() for value in (s, t, mean, inv)]
     pointers, steps = _targets(dxs)
     _library().batchnorm_backward(
-        *_head(xs), *vectors, _pointer(residual), int(relu), da.data_ptr(), pointers, steps,
+        *_head(xs), *vectors, address(residual), int(relu), da.data_ptr(), pointers, steps,
         None if residual is None else dresidual.data_ptr(), dgamma.data_ptr(), dbeta.data_ptr(),
     )  # fmt: skip
     return dxs, dgamma, dbeta, dresidual
@@ -103,10 +116,10 @@ def conv1x1(
     k = weight.shape[0]
     y = torch.empty((n, k, h, w), dtype=torch.float32, device="cpu")
     size = k if want_stats else 0
-    mean, m2 = _empty(size, torch.float64), _empty(size, torch.float64)
+    mean, m2 = empty(size, torch.float64), empty(size, torch.float64)
     moments = (mean.data_ptr(), m2.data_ptr()) if want_stats else (None, None)
     _library().batchnorm_conv1x1(
-        *_head(xs), _pointer(s), _pointer(t), weight.data_ptr(), k, y.data_ptr(), *moments
+        *_head(xs), address(s), address(t), weight.data_ptr(), k, y.data_ptr(), *moments
     )  # fmt: skip
     return y, mean, m2
 
@@ -118,7 +131,7 @@ def conv1x1_backward(
     dy, weight = dy.contiguous(), weight.contiguous()
     dxs = [torch.empty(x.shape, dtype=torch.float32, device="cpu") for x in xs]
     dweight = torch.empty(weight.shape, dtype=torch.float32, device="cpu")
-    dgamma, dbeta = _empty(s.numel(), torch.float64), _empty(s.numel(), torch.float64)
+    dgamma, dbeta = empty(s.numel(), torch.float64), empty(s.numel(), torch.float64)
     vectors = [value.data_ptr() for value in (s, t, mean, inv)]
     pointers, steps = _targets(dxs)
     _library().batchnorm_conv1x1_backward(
@@ -129,8 +142,10 @@ def conv1x1_backward(
 
 
 def _fits_one(x: Tensor) -> bool:
-    if x.dtype != torch.float32 or x.device.type != "cpu" or x.dim() != 4 or x.numel() == 0:
+    if x.dtype != torch.float32 or not x.is_cpu or x.dim() != 4 or x.numel() == 0:
         return False
+    if x.is_contiguous():
+        return True
     _, c, h, w = x.shape
     wanted = ((c, h * w), (h, w), (w, 1))
     return all(size == 1 or stride == step for (size, step), stride in zip(wanted, x.stride()[1:], strict=True))
@@ -150,11 +165,13 @@ def _targets(dxs: Sequence[Tensor]) -> tuple[Any, Any]:
     return pointers, (ctypes.c_int64 * len(dxs))(*[x.stride(0) for x in dxs])
 
 
-def _pointer(value: Tensor | None) -> int | None:
+def address(value: Tensor | None) -> int | None:
+    """Where a tensor's values are; None for none."""
     return None if value is None else value.data_ptr()
 
 
-def _empty(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def empty(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A vector to be filled."""
     return torch.empty(size, dtype=dtype, device="cpu")
 
 

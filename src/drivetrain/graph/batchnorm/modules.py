@@ -3,8 +3,8 @@
     patch_(model)                       # every batch norm of a traceable model, in place; unpatch_(model) undoes it
     layer = BNReLUConv2d(bn, conv)      # one of them, by hand
 
-In eval mode, under autocast, under vmap or another functional transform, and for inputs that the kernel can't take
-(channels_last, other dtypes), the model's own modules run: nothing changes there.
+In eval mode, under autocast, under vmap or another functional transform, and for inputs that the kernels can't take
+(other dtypes and devices), the model's own modules run: nothing changes there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import kernel, ops
+from . import ops
 from .feature import Feature, as_feature, plain
 from .statistics import check_count, update_running
 from .synchronised import is_synchronised, synchronised_bn_relu
@@ -67,10 +67,15 @@ def conv_stats(bn: nn.BatchNorm2d, conv: nn.Conv2d, x: Tensor | Feature, referen
 
 def bn_relu(
     bn: nn.BatchNorm2d, x: Tensor | Feature, residual: Tensor | Feature | None = None, relu: bool = True,
-    reference: bool = False,
+    reference: bool = False, own_statistics: bool = True,
 ) -> Tensor:  # fmt: skip
-    """relu(bn(x) + residual), or bn(x) + residual."""
+    """relu(bn(x) + residual), or bn(x) + residual; without own_statistics by torch's two sweeps (level "rcf")."""
     feature = as_feature(x)
+    if not own_statistics and feature.moments[0] is None and feature.shape[0] * feature.shape[2] * feature.shape[3] > 1:
+        value = feature.tensor().detach()
+        mean, variance = torch.ops.aten.batch_norm_update_stats(value, None, None, 0.0)
+        moments = (mean.double(), variance.double() * (value.numel() // value.shape[1]))
+        feature = Feature([feature.tensor()], [moments])
     added = None if residual is None else plain(residual)
     alike = added is None or (tuple(added.shape) == feature.shape and added.dtype == feature.parts[0].dtype)
     if not alike or not _fusible(bn, feature, reference):
@@ -80,7 +85,8 @@ def bn_relu(
     if is_synchronised(bn):
         count = _count(bn, feature)
         return synchronised_bn_relu(bn, feature.parts, count, feature.statistics(), added, relu)
-    return ops.bn_relu(feature.parts, *_prepare(bn, feature), added, relu)
+    made: Tensor = ops.bn_relu(feature.parts, *_prepare(bn, feature), added, relu)[0]
+    return made
 
 
 def _fusible(bn: nn.BatchNorm2d, feature: Feature, reference: bool) -> bool:
@@ -90,7 +96,7 @@ def _fusible(bn: nn.BatchNorm2d, feature: Feature, reference: bool) -> bool:
     if torch.is_autocast_enabled(feature.parts[0].device.type) or _transformed():
         return False
     # torch.compile of a patched model: the kernel is asked when the operator runs.
-    return reference or torch.compiler.is_compiling() or kernel.fits(feature.parts)
+    return reference or torch.compiler.is_compiling() or ops.native(feature.parts) is not None
 
 
 def _transformed() -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import kernel, reference
+from . import channels_last, kernel, product, reference
 from .statistics import batch_statistics
 
 
@@ -29,8 +29,23 @@ def scale_and_shift(
     return s, (beta.double() - mean.double() * s.double()).to(dtype)
 
 
+def native(xs: Sequence[Tensor]) -> Any:
+    """The native sweeps for parts of this kind and layout, or None."""
+    if kernel.fits(xs):
+        return kernel
+    return channels_last if channels_last.fits(xs) else None
+
+
 def _sweeps(xs: Sequence[Tensor]) -> Any:
-    return kernel if kernel.fits(xs) else reference
+    return native(xs) or reference
+
+
+def _layout(xs: Sequence[Tensor]) -> torch.memory_format:
+    """How results lie in memory: as the parts do, in the operators and in their fakes alike."""
+    x = xs[0]
+    planes = x.is_contiguous() and (len(xs) == 1 or all(x.is_contiguous() for x in xs))
+    rows = not planes and all(channels_last.step(x) > 0 for x in xs)
+    return torch.channels_last if rows else torch.contiguous_format
 
 
 def _vectors(xs: Sequence[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor) -> list[Tensor]:
@@ -39,17 +54,28 @@ def _vectors(xs: Sequence[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, in
     return [s, t, mean.to(dtype), inv.to(dtype)]
 
 
-def _tiled(xs: Sequence[Tensor], weight: Tensor, stride: Sequence[int], padding: Sequence[int], groups: int) -> bool:
-    """Whether a convolution is a matrix product over the parts that the kernel can do tile by tile."""
-    return (
-        tuple(weight.shape[2:]) == (1, 1) and set(stride) == {1} and set(padding) == {0} and groups == 1
-        and weight.dtype == torch.float32 and kernel.fits(xs) and kernel.has_gemm()
-    )  # fmt: skip
+def _tiles(xs: Sequence[Tensor], weight: Tensor) -> bool:
+    """Whether the kernel can do a matrix product over the parts tile by tile."""
+    return weight.dtype == torch.float32 and native(xs) is not None and kernel.has_gemm()
+
+
+def _key(direction: str, xs: Sequence[Tensor], weight: Tensor) -> str:
+    return f"{direction}:{list(xs[0].shape)}:{len(xs)}:{list(weight.shape[:2])}"
 
 
 def _joined_empty(xs: Sequence[Tensor]) -> Tensor:
     n, _, h, w = xs[0].shape
-    return xs[0].new_empty((n, sum(x.shape[1] for x in xs), h, w))
+    return torch.empty_like(
+        xs[0].new_empty((n, sum(x.shape[1] for x in xs), h, w)), memory_format=_layout(xs)
+    )  # fmt: skip
+
+
+def _alike(x: Tensor, xs: Sequence[Tensor]) -> Tensor:
+    return torch.empty_like(x, memory_format=_layout(xs))
+
+
+def _no_mask(x: Tensor) -> Tensor:
+    return x.new_empty(0, dtype=torch.uint8)
 
 
 @torch.library.custom_op("drivetrain::bn_stats", mutates_args=())
@@ -67,15 +93,29 @@ def _(xs: list[Tensor]) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("drivetrain::bn_relu", mutates_args=())
 def bn_relu(
     xs: list[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, residual: Tensor | None, relu: bool
-) -> Tensor:
-    """relu(gamma (x - mean) inv + beta + residual) in one sweep; mean and inv are the mini-batch's own."""
+) -> tuple[Tensor, Tensor]:
+    """relu(gamma (x - mean) inv + beta + residual) in one sweep; mean and inv are the mini-batch's own.
+
+    The second result is the ReLU's mask, uint8, one bit a value, where a residual was added and the kernel packs bits;
+    else empty, and the backward asks the residual.
+    """
     s, t, _, _ = _vectors(xs, gamma, beta, mean, inv)
-    return _fresh(_sweeps(xs).apply(xs, s, t, residual, relu))
+    if residual is not None and relu and _packs(xs):
+        mask = torch.empty(residual.numel() // 8, dtype=torch.uint8)
+        return channels_last.apply(xs, s, t, residual, relu, mask), mask
+    return _fresh(_sweeps(xs).apply(xs, s, t, residual, relu), xs), _no_mask(xs[0])
 
 
 @bn_relu.register_fake
 def _(xs, gamma, beta, mean, inv, residual, relu):  # type: ignore[no-untyped-def]
-    return _joined_empty(xs)
+    mask = _no_mask(xs[0])
+    if residual is not None and relu and _packs(xs):
+        mask = xs[0].new_empty(residual.numel() // 8, dtype=torch.uint8)
+    return _joined_empty(xs), mask
+
+
+def _packs(xs: Sequence[Tensor]) -> bool:
+    return _layout(xs) is torch.channels_last and channels_last.packs(xs)
 
 
 @torch.library.custom_op("drivetrain::bn_relu_backward", mutates_args=())
@@ -83,16 +123,17 @@ def bn_relu_backward(
     da: Tensor, xs: list[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, residual: Tensor | None,
     relu: bool,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of xs, gamma, beta and the residual (empty without one)."""
+    """Gradients of xs, gamma, beta and the residual (empty without one); `residual` may be the mask instead."""
     vectors = _vectors(xs, gamma, beta, mean, inv)
     dxs, dgamma, dbeta, dresidual = _sweeps(xs).backward(xs, *vectors, residual, relu, da)
-    return [_fresh(dx) for dx in dxs], dgamma.to(gamma.dtype), dbeta.to(beta.dtype), dresidual
+    joined = [_fresh(dresidual, xs)] if residual is not None else [dresidual]
+    return _all_fresh(dxs, xs), dgamma.to(gamma.dtype), dbeta.to(beta.dtype), *joined
 
 
 @bn_relu_backward.register_fake
 def _(da, xs, gamma, beta, mean, inv, residual, relu):  # type: ignore[no-untyped-def]
-    rest = da.new_empty(0) if residual is None else da.new_empty(da.shape)
-    return [x.new_empty(x.shape) for x in xs], torch.empty_like(gamma), torch.empty_like(beta), rest
+    rest = da.new_empty(0) if residual is None else _alike(da, xs)
+    return [_alike(x, xs) for x in xs], torch.empty_like(gamma), torch.empty_like(beta), rest
 
 
 @torch.library.custom_op("drivetrain::bn_relu_conv", mutates_args=())
@@ -102,11 +143,28 @@ def bn_relu_conv(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """conv(relu(batch_norm(x))), and mean and sum of squared differences of its channels (empty if unwanted)."""
     s, t, _, _ = _vectors(xs, gamma, beta, mean, inv)
-    if _tiled(xs, weight, stride, padding, groups):
-        return kernel.conv1x1(xs, s, t, weight, want_stats)
-    a = _sweeps(xs).apply(xs, s, t, None, True)
-    y = torch.nn.functional.conv2d(a, weight, None, stride, padding, dilation, groups)
-    if want_stats:
+    by_rows = _layout(xs) is torch.channels_last
+    matrix = product.is_product(weight, stride, padding, groups)
+
+    def tiled() -> tuple[Tensor, Tensor, Tensor]:
+        made: tuple[Tensor, Tensor, Tensor] = native(xs).conv1x1(xs, s, t, weight, want_stats)
+        return made
+
+    def swept() -> tuple[Tensor, Tensor, Tensor]:
+        a = _sweeps(xs).apply(xs, s, t, None, True)
+        if matrix and by_rows:
+            y = product.multiply(a, weight)
+        else:
+            y = torch.nn.functional.conv2d(a, weight, None, stride, padding, dilation, groups)
+        return _with_moments(_fresh(y, xs), want_stats)
+
+    if not matrix or not _tiles(xs, weight):
+        return swept()
+    return product.faster(_key("forward", xs, weight), tiled, swept) if by_rows else tiled()
+
+
+def _with_moments(y: Tensor, wanted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    if wanted:
         return y, *batch_statistics(y)
     none = y.new_empty(0, dtype=torch.float64)
     return y, none, none.clone()
@@ -115,6 +173,7 @@ def bn_relu_conv(
 @bn_relu_conv.register_fake
 def _(xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups, want_stats):  # type: ignore[no-untyped-def]
     y = torch.nn.functional.conv2d(_joined_empty(xs), weight, None, stride, padding, dilation, groups)
+    y = _alike(y, xs)
     size = weight.shape[0] if want_stats else 0
     return y, y.new_empty(size, dtype=torch.float64), y.new_empty(size, dtype=torch.float64)
 
@@ -126,53 +185,88 @@ def bn_relu_conv_backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of xs, gamma, beta and the weight; the activated feature is computed again."""
     s, t, mean_x, inv_x = _vectors(xs, gamma, beta, mean, inv)
-    if _tiled(xs, weight, stride, padding, groups):
-        dxs, dgamma, dbeta, dweight = kernel.conv1x1_backward(xs, s, t, mean_x, inv_x, weight, dy)
-    else:
+    by_rows = _layout(xs) is torch.channels_last
+    matrix = product.is_product(weight, stride, padding, groups)
+
+    def tiled() -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        made: tuple[list[Tensor], Tensor, Tensor, Tensor] = native(xs).conv1x1_backward(
+            xs, s, t, mean_x, inv_x, weight, dy
+        )
+        return made
+
+    def swept() -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         sweeps = _sweeps(xs)
         a = sweeps.apply(xs, s, t, None, True)
-        da, dweight, _ = torch.ops.aten.convolution_backward(
-            dy, a, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, True, False]
-        )
+        if matrix and by_rows:
+            da, dweight = product.multiply_backward(_fresh(dy, xs), a, weight, (True, True))
+        else:
+            da, dweight, _ = torch.ops.aten.convolution_backward(
+                dy, a, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, True, False]
+            )
         del a
         dxs, dgamma, dbeta, _ = sweeps.backward(xs, s, t, mean_x, inv_x, None, True, da)
-    return [_fresh(dx) for dx in dxs], dgamma.to(gamma.dtype), dbeta.to(beta.dtype), dweight
+        return dxs, dgamma, dbeta, dweight
+
+    if not matrix or not _tiles(xs, weight):
+        dxs, dgamma, dbeta, dweight = swept()
+    else:
+        dxs, dgamma, dbeta, dweight = product.faster(_key("backward", xs, weight), tiled, swept) if by_rows else tiled()
+    dxs = _all_fresh(dxs, xs)
+    return dxs, dgamma.to(gamma.dtype), dbeta.to(beta.dtype), dweight.contiguous()
 
 
 @bn_relu_conv_backward.register_fake
 def _(dy, xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
-    dxs = [x.new_empty(x.shape) for x in xs]
+    dxs = [_alike(x, xs) for x in xs]
     return dxs, torch.empty_like(gamma), torch.empty_like(beta), weight.new_empty(weight.shape)
 
 
 @torch.library.custom_op("drivetrain::conv1x1_stats", mutates_args=())
 def conv1x1_stats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A 1x1 convolution as a matrix product, with mean and m2 of its channels while they are in cache (F1)."""
-    if _tiled([x], weight, (1, 1), (0, 0), 1):
-        return kernel.conv1x1([x], None, None, weight, True)
-    y = torch.nn.functional.conv2d(x, weight).contiguous()
-    return y, *batch_statistics(y)
+    by_rows = _layout([x]) is torch.channels_last
+
+    def tiled() -> tuple[Tensor, Tensor, Tensor]:
+        made: tuple[Tensor, Tensor, Tensor] = native([x]).conv1x1([x], None, None, weight, True)
+        return made
+
+    def swept() -> tuple[Tensor, Tensor, Tensor]:
+        y = product.multiply(x, weight) if by_rows else torch.nn.functional.conv2d(x, weight)
+        return _with_moments(_fresh(y, [x]))
+
+    if not _tiles([x], weight):
+        return swept()
+    return product.faster(_key("alone", [x], weight), tiled, swept) if by_rows else tiled()
 
 
 @conv1x1_stats.register_fake
 def _(x, weight):  # type: ignore[no-untyped-def]
     n, _, h, w = x.shape
     moments = [x.new_empty(weight.shape[0], dtype=torch.float64) for _ in range(2)]
-    return x.new_empty((n, weight.shape[0], h, w)), *moments
+    return _alike(x.new_empty((n, weight.shape[0], h, w)), [x]), *moments
 
 
-def _fresh(x: Tensor) -> Tensor:
-    """An operator's results must lie in memory as its fake says: contiguous, no views."""
-    return x.contiguous() if not x.is_contiguous() or x._is_view() else x
+def _fresh(x: Tensor, xs: Sequence[Tensor]) -> Tensor:
+    """An operator's results must lie in memory as its fake says: in the parts' layout, no views."""
+    return _all_fresh([x], xs)[0]
+
+
+def _all_fresh(values: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
+    layout = _layout(xs)
+    made = [x if x.is_contiguous(memory_format=layout) else x.contiguous(memory_format=layout) for x in values]
+    return [x.clone() if x._is_view() else x for x in made]
 
 
 def _keep_bn_relu(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     xs, gamma, beta, mean, inv, residual, relu = inputs
     ctx.relu, ctx.count, ctx.joined = relu, len(xs), residual is not None
-    ctx.save_for_backward(*xs, gamma, beta, mean, inv, *([residual] if residual is not None else []))
+    mask = output[1]
+    ctx.mark_non_differentiable(mask)
+    kept = [] if residual is None else [mask if mask.numel() else residual]
+    ctx.save_for_backward(*xs, gamma, beta, mean, inv, *kept)
 
 
-def _bn_relu_gradients(ctx: Any, da: Tensor) -> tuple[Any, ...]:
+def _bn_relu_gradients(ctx: Any, da: Tensor, _: Any) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     xs, rest = list(saved[: ctx.count]), saved[ctx.count :]
     residual = rest[4] if ctx.joined else None
@@ -201,16 +295,20 @@ def _keep_conv1x1(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _conv1x1_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, weight = ctx.saved_tensors
-    flat, matrix = dy.flatten(2), weight.flatten(1)
     needs_x, needs_weight = ctx.needs_input_grad
-    dx = torch.matmul(matrix.t(), flat).view_as(x) if needs_x else None
+    matrix, dx, dweight = weight.flatten(1), None, None
+    if _layout([x]) is torch.channels_last:
+        return product.multiply_backward(dy, x, weight, (needs_x, needs_weight))
+    flat = dy.flatten(2)
+    if needs_x:
+        dx = torch.matmul(matrix.t(), flat).view_as(x)
     # A matrix for each image would be N times the weight: images are added up one by one.
-    if not needs_weight:
-        return dx, None
-    dweight = torch.zeros_like(matrix)
-    for image, grad in zip(x.flatten(2), flat, strict=True):
-        dweight = torch.addmm(dweight, grad, image.t())
-    return dx, dweight.view_as(weight)
+    if needs_weight:
+        dweight = torch.zeros_like(matrix)
+        for image, grad in zip(x.flatten(2), flat, strict=True):
+            dweight = torch.addmm(dweight, grad, image.t())
+        dweight = dweight.view_as(weight)
+    return dx, dweight
 
 
 def _refuse_second(name: str) -> Any:

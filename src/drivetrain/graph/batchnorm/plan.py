@@ -7,8 +7,9 @@ names are those of the model; a node that fits no pattern stays as it is.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,9 @@ class Edge:
         conv: the convolution that alone reads the ReLU; None where something else does.
         applied: whether it is restructured.
         reason: why not, or what is done.
+        feature_bytes: of the BN's input; 0 where no example was given.
+        sweeps_before, sweeps_after: over that input in a training step by the traffic model (section 2.4); 0 for a BN
+            that has no convolution behind its ReLU.
     """
 
     bn: str
@@ -41,6 +45,56 @@ class Edge:
     conv: str | None
     applied: bool
     reason: str
+    feature_bytes: int = 0
+    sweeps_before: int = 0
+    sweeps_after: int = 0
+
+
+@dataclass
+class BNPlan(Sequence[Edge]):
+    """What was decided for a model's batch norms: a sequence of edges.
+
+    Attributes:
+        edges: one for each batch norm, in order.
+        level: how far edges are fused; "off" where the model runs as it was.
+        layout: "given", or "channels_last" where inputs are brought into that layout.
+        seconds: of a training step in each form that was timed; empty before that, and where nothing was.
+        decided: False until the first training step of a model that was patched without an example.
+    """
+
+    edges: list[Edge]
+    level: str
+    layout: str = "given"
+    seconds: dict[str, float] = field(default_factory=dict)
+    decided: bool = True
+
+    @overload
+    def __getitem__(self, index: int) -> Edge: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Edge]: ...
+    def __getitem__(self, index: int | slice) -> Edge | list[Edge]:
+        return self.edges[index]
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __iter__(self) -> Iterator[Edge]:
+        return iter(self.edges)
+
+    def report(self) -> str:
+        """The verdict, the forms that were timed, and a line for each kind of edge."""
+        applied = sum(edge.applied for edge in self.edges)
+        lines = [f"{applied} of {len(self.edges)} batch norms restructured, level {self.level}, layout {self.layout}"]
+        if not self.decided:
+            lines = [f"{len(self.edges)} batch norms; the first training step decides by measurement"]
+        lines += [f"  {name}: {1e3 * seconds:.1f} ms a step" for name, seconds in self.seconds.items()]
+        kinds: dict[str, list[Edge]] = {}
+        for edge in self.edges:
+            kinds.setdefault(edge.reason, []).append(edge)
+        for reason, edges in kinds.items():
+            size = sum(edge.feature_bytes for edge in edges)
+            lines.append(f"  {len(edges)} x {reason}" + (f" ({size / 1e6:.1f} MB of inputs)" if size else ""))
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from drivetrain.base.errors import InvalidValue
 
-from . import kernel
+from . import channels_last, kernel
 
 ROW = 4096  # values that are summed in float32
 
@@ -30,8 +30,9 @@ def batch_statistics(xs: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         mean and m2, float64 [C].
     """
     parts = [xs] if isinstance(xs, Tensor) else list(xs)
-    if kernel.fits(parts):
-        return kernel.stats(parts)
+    for native in (kernel, channels_last):
+        if native.fits(parts):
+            return native.stats(parts)
     found = [reference_statistics(x) for x in parts]
     return torch.cat([mean for mean, _ in found]), torch.cat([m2 for _, m2 in found])
 

@@ -45,7 +45,8 @@ class _Synchronised(torch.autograd.Function):
         ctx.group, ctx.counts, ctx.relu, ctx.joined = group, counts, relu, residual is not None
         ctx.save_for_backward(*tensors, *([residual] if residual is not None else []))
         gamma, beta, mean, inv, *xs = tensors
-        return ops.bn_relu(xs, gamma, beta, mean, inv, residual, relu)
+        made: Tensor = ops.bn_relu(xs, gamma, beta, mean, inv, residual, relu)[0]
+        return made
 
     @staticmethod
     @torch.autograd.function.once_differentiable

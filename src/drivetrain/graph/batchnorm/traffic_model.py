@@ -100,7 +100,7 @@ def traffic(model: nn.Module, input_shape: Sequence[int], dtype: torch.dtype = t
         InvalidValue: the model can't be traced, or does not take this shape.
     """
     traced = trace(model)
-    shapes = _shapes(traced, input_shape, dtype)
+    shapes = features(traced, [torch.empty(tuple(input_shape), dtype=dtype, device="meta")])
     matches = match(traced)
     read_by = _readers(matches)
     rows, distinct = [], {}
@@ -133,7 +133,12 @@ def _readers(matches: Sequence[Match]) -> dict[fx.Node, int]:
     return count
 
 
-def _shapes(traced: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype) -> dict[fx.Node, torch.Tensor]:
+def features(traced: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, torch.Tensor]:
+    """The (fake) tensor behind each node of a trace, for inputs like these; nothing is computed.
+
+    Raises:
+        InvalidValue: the model does not take such inputs.
+    """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     found: dict[fx.Node, torch.Tensor] = {}
@@ -149,7 +154,11 @@ def _shapes(traced: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype) ->
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             kept = _evaluating(traced)
             try:
-                Record(traced).run(torch.empty(tuple(shape), dtype=dtype))
+                fakes = [
+                    torch.empty_like(value, device="cpu" if value.is_meta else None) if isinstance(value, torch.Tensor)
+                    else value for value in inputs
+                ]  # fmt: skip
+                Record(traced).run(*fakes)
             finally:
                 for module in kept:
                     module.training = True
@@ -157,9 +166,13 @@ def _shapes(traced: fx.GraphModule, shape: Sequence[int], dtype: torch.dtype) ->
         raise
     except Exception as error:
         raise InvalidValue(
-            f"graph: the model does not take an input of shape {list(shape)}: {str(error).splitlines()[0]}"
+            f"graph: the model does not take an input of shape {_shape_of(inputs)}: {str(error).splitlines()[0]}"
         ) from error
     return found
+
+
+def _shape_of(inputs: Sequence[Any]) -> str:
+    return ", ".join(str(list(value.shape)) for value in inputs if isinstance(value, torch.Tensor))
 
 
 def _evaluating(traced: nn.Module) -> list[nn.Module]:
