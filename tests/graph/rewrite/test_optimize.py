@@ -149,3 +149,39 @@ def test_bad_input(table):
 def test_every_rule_explains_itself():
     assert all(rule.says and rule.needs and rule.number for rule in RULES)
     assert len({rule.name for rule in RULES}) == len(RULES)
+
+
+def test_an_lstm_is_also_tried_whole(table):
+    """Capturing takes it apart into steps; onnxruntime has it as one operator."""
+    if lowering.lacks("onnxruntime"):
+        pytest.skip("needs onnxruntime")
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 5, batch_first=True)
+
+        def forward(self, x, state):
+            out, state = self.lstm(x, state)
+            return {"out": out, "state": state}
+
+    model, x, state = Model().eval(), torch.randn(1, 6, 4), (torch.randn(1, 1, 5), torch.randn(1, 1, 5))
+    result = optimize(model, (x, state), table=table, then="onnxruntime", rounds=2, cost="launches")
+    assert {"original", "onnxruntime as given", "onnxruntime"} <= set(result.measured), result.refused
+    module = {label: build for label, _, build in result.searched}["onnxruntime as given"]()
+    with torch.no_grad():
+        expected, got = model(x, state), module(x, state)
+    assert torch.allclose(expected["out"], got["out"], atol=1e-6)
+    assert torch.allclose(expected["state"][1], got["state"][1], atol=1e-6)
+
+
+def test_a_result_rewritten_again_stays_the_same(table):
+    """Idempotent: nothing is left that the search would change."""
+    model = nets.build("small_cnn", seed=0).eval()
+    first = optimize(model, (torch.randn(1, 3, 32, 32),), table=table, then="eager", rounds=2, cost="launches")
+    again = optimize(first.program(), table=table, then="eager", rounds=2, cost="launches")
+    assert [str(node.op) for node in again.searched.forms[-1].order if not node.constant] == [
+        str(node.op) for node in first.searched.forms[-1].order if not node.constant
+    ]
+    assert {step.rule for step in again.steps} <= {"fuse-activation", "fuse-residual"}
+    assert again.cost_after == first.cost_after

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from drivetrain.base.timing import Timing, interleave
 
+from ..lower_onnxruntime import Session, export
 from ..lowering import LOWERINGS, TermLowering, find_runner
 from ..verify import difference
 from .convert import fold, to_fx
@@ -23,6 +24,7 @@ from .rule import Rule, simplify
 from .term import INPUT, Graph
 
 TIE = 0.98  # a rewritten form must take at most this share of the original's time: noise does not decide
+AS_GIVEN = "onnxruntime as given"
 _SAMPLE_S = 2e-3  # what one timed run takes at least; short calls are repeated
 
 
@@ -37,6 +39,8 @@ class Candidates:
         images: 4-D arguments are taken channels last where a lowering wants that.
         in_spec, out_spec: structure of the original's arguments and results.
         layouts: what the original's flat results are; None for what is no tensor.
+        given: the original, where it holds layers that capturing takes apart and a backend has whole (an LSTM); it is
+            tried in onnxruntime as it is.
     """
 
     forms: Sequence[Graph]
@@ -46,9 +50,12 @@ class Candidates:
     in_spec: Any
     out_spec: Any
     layouts: Sequence[Meta | None]
+    given: nn.Module | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Graph, Callable[[], Optimized]]]:
         """Each one's name, its form, and a function that builds it."""
+        if self.given is not None and "onnxruntime" in self.lowerings:
+            yield AS_GIVEN, self.forms[0], self.session_of_given
         for name in self.lowerings:
             for number, form in enumerate(self.forms):
                 label = name if number == 0 else f"{name} after search"
@@ -66,12 +73,38 @@ class Candidates:
         runner = lower(*fold(form, self.state))
         return Optimized(runner, self.in_spec, self.out_spec, inputs, channels_last=channels_last, given=given)
 
+    def session_of_given(self) -> Optimized:
+        """The original in an onnxruntime session, nothing rewritten."""
+        assert self.given is not None
+        inputs = [leaf.meta for leaf in self.forms[0].inputs]
+        flat = Flat(self.given, self.in_spec)
+        session = Session(export(flat, [meta.empty("cpu").zero_().contiguous() for meta in inputs]))
+        return Optimized(session, self.in_spec, self.out_spec, inputs)
+
     def fit(self, module: Optimized, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Run a module once and make its results lie as the original's; its flat results."""
         got = pytree.tree_leaves(module(*args, **kwargs))
         if len(got) == len(self.layouts):
             module.lie_as(self.layouts, metas_of(got))
         return got
+
+
+class Flat(nn.Module):
+    """A module on flat tensors, with flat results."""
+
+    def __init__(self, module: nn.Module, in_spec: Any) -> None:
+        super().__init__()
+        self.module, self.in_spec = module, in_spec
+
+    def forward(self, *flat: Tensor) -> tuple[Any, ...]:
+        """As the module."""
+        args, kwargs = pytree.tree_unflatten(list(flat), self.in_spec)
+        return tuple(pytree.tree_leaves(self.module(*args, **kwargs)))
+
+
+def taken_apart(module: nn.Module) -> bool:
+    """Whether a module has layers that capturing takes apart into steps and a backend may have whole."""
+    return any(isinstance(layer, nn.RNNBase) for layer in module.modules())
 
 
 @dataclass
@@ -123,7 +156,11 @@ def compare(
             runners[label], found.errors[label] = module, largest_gap(expected, got)
             continue
         found.refused[label] = f"its outputs differ by {worst:.2g} of the largest ({where}); allowed {tolerance:g}"
-        if form not in found.off and not _right(candidates, form, expected, args, kwargs, tolerance):
+        if (
+            label != AS_GIVEN
+            and form not in found.off
+            and not _right(candidates, form, expected, args, kwargs, tolerance)
+        ):
             found.off.append(form)
     found.measured = race(runners, args, kwargs, rounds)
     reference = found.measured["original"]
@@ -134,11 +171,11 @@ def compare(
 
 
 def race(
-    runners: Mapping[str, nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any], rounds: int
+    runners: Mapping[str, Callable[..., Any]], args: Sequence[Any], kwargs: Mapping[str, Any], rounds: int
 ) -> dict[str, Timing]:
     """Seconds of a call of each, in turn; what is short is repeated within a sample, or the clock would decide."""
 
-    def repeated(module: nn.Module) -> tuple[int, Callable[[], None]]:
+    def repeated(module: Callable[..., Any]) -> tuple[int, Callable[[], None]]:
         module(*args, **kwargs)
         start = time.perf_counter()
         module(*args, **kwargs)

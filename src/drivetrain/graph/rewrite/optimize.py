@@ -20,7 +20,7 @@ from drivetrain.base.errors import InvalidValue, MissingExtra, unknown_name
 from ..capture import Program, capture
 from ..cost import CostTable, default_path
 from ..lowering import lacks, of_programs, to_try
-from .candidates import Candidates, compare, culprits, metas_of
+from .candidates import Candidates, compare, culprits, metas_of, taken_apart
 from .convert import NotRewritable, fold, from_fx
 from .guard import Guarded
 from .price import Objective, Pricer
@@ -105,8 +105,9 @@ def optimize(
     with torch.no_grad():
         expected = pytree.tree_leaves(original(*call_args, **call_kwargs))
         candidates = Candidates(
-            found.forms, state, lowerings, images, program.in_spec, program.out_spec, metas_of(expected)
-        )
+            found.forms, state, lowerings, images, program.in_spec, program.out_spec, metas_of(expected),
+            original if taken_apart(original) else None,
+        )  # fmt: skip
         compared = compare(original, expected, call_args, call_kwargs, candidates, tolerance, rounds)
         wrong = _culprits(whole, chosen, changes, found.changes, program, tolerance) if compared.off else []
         if compared.off:

@@ -69,7 +69,7 @@ def load(path: str | Path) -> OptimizeResult:
         raise InvalidValue(f"graph: {source} is no saved result of optimize: {error}") from None
     whole, images = terms_of(program)
     graph, state = fold(simplify(whole, [rule for rule in RULES if rule.always])[0], program.state)
-    name = facts["then"].removesuffix(" after search")
+    name = facts["then"].removesuffix(" after search").removesuffix(" as given")
     layouts = [None if words is None else _meta(words) for words in facts["layouts"]]
     candidates = Candidates(
         (graph,), state, () if name == "original" else (name,), images, program.in_spec, program.out_spec, layouts
