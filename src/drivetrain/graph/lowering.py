@@ -179,6 +179,9 @@ def lower_inductor(module: fx.GraphModule, example_inputs: Sequence[Any], kind: 
     # Not the placeholders' metas: a backward graph's saved tensors have the strides that the compiled forward chose.
     inputs = list(example_inputs)
     mode = fake_mode_of(inputs)
+    # Inductor lays convolutions' results and gradients out as it likes: what was a view there may need a copy here.
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
     lowered = retrace(module, inputs, mode, select_decomp_table())
     guard = torch._guards.tracing(torch._guards.TracingContext(mode)) if mode is not None else torch.no_grad()
     with guard if torch._guards.TracingContext.try_get() is None else torch.no_grad():
