@@ -105,12 +105,9 @@ def measure(name: str, threads: int, with_optimize: bool) -> dict[str, Any]:
                     "refused": choice.refused,
                 }
             forms[form] = caller(run, example)
-        start = time.perf_counter()
-        model(example)
-        calls = max(1, int(SAMPLE_S / (time.perf_counter() - start)))
-        times = interleave({form: repeated(run, calls) for form, run in forms.items()}, rounds=ROUNDS, warmup=2)
+        times = interleave(forms, rounds=ROUNDS, warmup=2, sample_s=SAMPLE_S)
     return {
-        "times": {form: [sample / calls for sample in timing.samples] for form, timing in times.items()},
+        "times": {form: list(timing.samples) for form, timing in times.items()},
         "compile_s": took,
         "chosen": chosen,
         "error": errors,
@@ -120,16 +117,6 @@ def measure(name: str, threads: int, with_optimize: bool) -> dict[str, Any]:
 def caller(run: Callable[..., Any], example: torch.Tensor) -> Callable[[], Any]:
     """A call without arguments."""
     return lambda: run(example)
-
-
-def repeated(run: Callable[[], Any], calls: int) -> Callable[[], None]:
-    """Several calls as one sample: what takes microseconds is not measured by a clock's own time."""
-
-    def many() -> None:
-        for _ in range(calls):
-            run()
-
-    return many
 
 
 def network(name: str) -> tuple[nn.Module, torch.Tensor]:

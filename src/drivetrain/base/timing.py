@@ -60,6 +60,7 @@ def interleave(
     rounds: int = 7,
     warmup: int = 1,
     clock: Literal["wall", "cpu"] = "wall",
+    sample_s: float = 0.0,
 ) -> dict[str, Timing]:
     """Run every competitor once a round, in turn, so that a slow minute of the machine hits all of them.
 
@@ -68,19 +69,34 @@ def interleave(
         rounds: how many counted runs of each.
         warmup: how many uncounted rounds come first.
         clock: "wall" seconds or "cpu" seconds of this process (user + system, all threads).
+        sample_s: a sample is as many calls as take about this long, and counts as one of them: what is short is timed
+            by its work and not by the clock. 0 makes every call a sample, without the two calls that tell its length.
     """
     read = _CLOCKS[clock]
+    calls = {name: _calls(run, sample_s, read) for name, run in competitors.items()}
     samples: dict[str, list[float]] = {name: [] for name in competitors}
     names = list(competitors)
     for round_number in range(warmup + rounds):
         # Going forward and backward in turn keeps a competitor from always running in another's cache shadow.
         for name in names if round_number % 2 == 0 else reversed(names):
+            run = competitors[name]
             start = read()
-            competitors[name]()
-            seconds = read() - start
+            for _ in range(calls[name]):
+                run()
+            seconds = (read() - start) / calls[name]
             if round_number >= warmup:
                 samples[name].append(seconds)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
+
+
+def _calls(run: Callable[[], Any], sample_s: float, read: Callable[[], float]) -> int:
+    """How many calls a sample needs."""
+    if not sample_s:
+        return 1
+    run()  # the first call may compile or allocate
+    start = read()
+    run()
+    return max(1, int(sample_s / max(read() - start, 1e-7)))
 
 
 def machine() -> dict[str, Any]:

@@ -73,19 +73,9 @@ def race(
             call()  # a backward graph is compiled when it is first run
             start = time.perf_counter()
             call()
-            took[name] = max(time.perf_counter() - start, 1e-7)
-        times = {name: max(1, int(SAMPLE_S / once)) for name, once in took.items()}
-        counted = rounds or min(MOST, max(LEAST, int(seconds / sum(took[name] * times[name] for name in took))))
-        found = interleave({name: _repeated(calls[name], times[name]) for name in calls}, rounds=counted, warmup=1)
-    return {name: Timing(tuple(s / times[name] for s in timing.samples)) for name, timing in found.items()}
-
-
-def _repeated(call: Callable[[], None], times: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(times):
-            call()
-
-    return run
+            took[name] = max(time.perf_counter() - start, SAMPLE_S)
+        counted = rounds or min(MOST, max(LEAST, int(seconds / sum(took.values()))))
+        return interleave(calls, rounds=counted, sample_s=SAMPLE_S)
 
 
 def fastest(measured: Mapping[str, Timing], first: str) -> str:

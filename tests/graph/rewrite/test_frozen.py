@@ -44,7 +44,7 @@ def lost_to(name, monkeypatch):
     monkeypatch.setattr(frozen, "race", race)
     times = {"original": Timing((2.0,))}
     monkeypatch.setattr(
-        candidates, "race", lambda forms, *rest: {form: times.get(form, Timing((1.0,))) for form in forms}
+        candidates, "interleave", lambda forms, **rest: {form: times.get(form, Timing((1.0,))) for form in forms}
     )
 
 

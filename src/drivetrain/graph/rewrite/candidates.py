@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from drivetrain.base.timing import Timing, interleave
 
 from ..lower_onnxruntime import Session, export
 from ..lowering import LOWERINGS, TermLowering, find_runner
+from ..race import SAMPLE_S, fastest
 from ..verify import difference
 from .convert import fold, to_fx
 from .meta import Meta
@@ -162,37 +162,12 @@ def compare(
             and not _right(candidates, form, expected, args, kwargs, tolerance)
         ):
             found.off.append(form)
-    found.measured = race(runners, args, kwargs, rounds)
-    reference = found.measured["original"]
-    best = min(found.measured, key=lambda label: found.measured[label].ratio(reference))
-    if found.measured[best].ratio(reference) <= TIE:
-        found.then, found.module = best, runners[best]
-    return found
-
-
-def race(
-    runners: Mapping[str, Callable[..., Any]], args: Sequence[Any], kwargs: Mapping[str, Any], rounds: int
-) -> dict[str, Timing]:
-    """Seconds of a call of each, in turn; what is short is repeated within a sample, or the clock would decide."""
-
-    def repeated(module: Callable[..., Any]) -> tuple[int, Callable[[], None]]:
-        module(*args, **kwargs)
-        start = time.perf_counter()
-        module(*args, **kwargs)
-        times = max(1, int(_SAMPLE_S / max(time.perf_counter() - start, 1e-7)))
-
-        def run() -> None:
-            for _ in range(times):
-                module(*args, **kwargs)
-
-        return times, run
-
+    calls = {label: partial(module, *args, **kwargs) for label, module in runners.items()}
     with torch.no_grad():
-        runs = {label: repeated(module) for label, module in runners.items()}
-        measured = interleave({label: run for label, (_, run) in runs.items()}, rounds=rounds, warmup=2)
-    return {
-        label: Timing(tuple(sample / runs[label][0] for sample in timing.samples)) for label, timing in measured.items()
-    }
+        found.measured = interleave(calls, rounds=rounds, warmup=2, sample_s=SAMPLE_S)
+    found.then = fastest(found.measured, "original")
+    found.module = runners[found.then]
+    return found
 
 
 def culprits(

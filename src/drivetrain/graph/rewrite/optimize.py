@@ -161,14 +161,3 @@ def _lowerings(then: str) -> list[str]:
     if lacks(then):
         raise MissingExtra(f"graph: the lowering {then!r} needs {lacks(then)}", hint="then='auto' takes what is there")
     return [then]
-
-
-def _searched(
-    graph: Graph, rules: Sequence[Rule], pricer: Pricer, objective: Objective,
-    alpha: float, budget: int, threshold: int, seconds: float,
-) -> tuple[list[Graph], list[str], tuple[int, int]]:  # fmt: skip
-    """`search_program` as the compiler's passes call it: forms, names of rules, graphs explored and seen."""
-    found = search_program(
-        graph, rules, pricer, objective, alpha=alpha, budget=budget, threshold=threshold, seconds=seconds
-    )
-    return list(found.forms), [change.rule for change, _ in found.changes], (found.explored, found.seen)
