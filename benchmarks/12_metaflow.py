@@ -31,10 +31,9 @@ import torch
 from torch import nn
 
 from drivetrain import nets
-from drivetrain.base.timing import Timing, machine
+from drivetrain.base.timing import Timing, interleave, machine
 from drivetrain.graph.cost import CostTable
 from drivetrain.graph.rewrite import optimize
-from drivetrain.graph.rewrite.candidates import race
 from drivetrain.graph.rewrite.term import Graph
 from harness import Benchmark
 
@@ -55,6 +54,7 @@ OTHERS: dict[str, tuple[int, ...]] = {
 WORDS = {"sru": ("sru_classifier", 20000), "text_wcnn": ("text_wcnn", 1000), "lstm": ("lstm_language_model", 1000)}
 EAGER_GOALS = {"squeezenet": 1.4, "resnet50": 1.25, "inception-v3": 1.3, "densenet121": 1.4, "sru": 2.5}
 QUICK = "squeezenet,squeezeresnet,resnet50,inception-v3,sru,text_wcnn,lenet5,mlp,small_cnn,resnet20,mobilenet_v1"
+SAMPLE_S = 2e-3  # a sample takes at least this long
 EAGER, OURS, ONNX = "eager channels_last", "ours", "onnxruntime"
 
 
@@ -141,7 +141,7 @@ def measure(name: str, threads: int, inductor: bool, rounds: int) -> dict[str, A
             compiled(example)
             compiled_s = time.monotonic() - started
             forms["Inductor"] = lambda: compiled(example)
-        times = race(forms, (), {}, rounds)
+        times = interleave(forms, rounds=rounds, warmup=2, sample_s=SAMPLE_S)
     cost = cold.cost_after if cold.then.endswith("after search") else cold.cost_before
     assert cold.searched is not None
     form = cold.searched.forms[-1 if cold.then.endswith("after search") else 0]
