@@ -79,9 +79,14 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<functio
 
 def source_line(node: fx.Node) -> Line | None:
     """The innermost line outside torch and drivetrain that made a node; None if it was not recorded."""
+    return line_of(node.meta.get("stack_trace") or "")
+
+
+def line_of(trace: str) -> Line | None:
+    """The innermost line outside torch and drivetrain of a stack trace as Python prints it; None if there is none."""
     frames = [
         Line(found["file"], int(found["line"]), found["function"].strip(), (found["code"] or "").strip())
-        for found in _FRAME.finditer(node.meta.get("stack_trace") or "")
+        for found in _FRAME.finditer(trace)
     ]
     return next((line for line in reversed(frames) if is_user_file(line.file)), None)
 

@@ -28,7 +28,9 @@ class GraphConfig(Section):
     """[graph]."""
 
     batch_size: int = Field(1, ge=1, description="rows of a call, as they will be served")
-    then: Literal["auto", "eager", "onednn", "onnxruntime"] = Field("auto", description="how to run; auto measures")
+    then: Literal["auto", "eager", "onednn", "onnxruntime", "inductor"] = Field(
+        "auto", description="how to run; auto measures"
+    )
     alpha: float = Field(1.05, ge=1, description="how much dearer than the best a program may be to be followed")
     budget: int = Field(300, ge=0, description="programs that the search takes up at most")
     seconds: float = Field(60.0, gt=0, description="of the search")
@@ -75,6 +77,7 @@ def run(config: GraphConfig, drive: Drive) -> Outcome:
         "changed predictions": changed, "largest difference": worst, "batch size": config.batch_size,
         "milliseconds": {label: 1e3 * timing.median for label, timing in result.measured.items()},
         "steps": {step.rule: step.times for step in result.steps}, "not built": result.refused,
+        "left out": {**result.failures, **dict.fromkeys(result.wrong, "it computes something else")},
         "search seconds": result.search_seconds,
     })  # fmt: skip
     return Outcome(True, f"{result.gain:.2f}x faster by {result.then} at batch size {config.batch_size}")
@@ -118,6 +121,8 @@ def show(folder: Path) -> Iterable[Part]:
         yield Table(("rewrite", "times"), list(found["steps"].items()))
     for label, why in found["not built"].items():
         yield Text(f"Not built: {label}: {why}")
+    for rule, why in found["left out"].items():
+        yield Text(f"Rule left out: {rule}: {why}")
 
 
 STAGE = Stage("graph", "Rewriting", ("data", "train"), GraphConfig, run, inputs, show, needs=("data", "train"))

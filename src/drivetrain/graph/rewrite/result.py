@@ -6,17 +6,15 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from drivetrain.base.timing import Timing
 
 from ..capture import Program, capture
 from ..cost import Cost
-from ..ir import source_line
+from ..ir import line_of
 from .candidates import Candidates
 from .convert import to_fx
 from .fused import Conv
@@ -181,5 +179,5 @@ def described_op(node: Node) -> str:
 
 
 def _line(source: str) -> str:
-    line = source_line(cast(fx.Node, SimpleNamespace(meta={"stack_trace": source})))  # all that it reads of a node
+    line = line_of(source)
     return f"  # {Path(line.file).name}:{line.number} {line.code}" if line is not None else ""
