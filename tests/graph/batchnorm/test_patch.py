@@ -224,7 +224,7 @@ def test_nothing_changes(case, monkeypatch):
     model = Odd(CASES["plain"][0])
     ours = copy.deepcopy(model)
     patch_(ours, level="bnff")
-    monkeypatch.setattr(modules.ops, "bn_relu_conv", None)
+    monkeypatch.setattr(modules.direct, "bn_relu_conv", None)
     x = torch.randn(3, 4, 6, 6)
     if case == "vmap":
         ours.bn.track_running_stats = model.bn.track_running_stats = False
@@ -327,3 +327,12 @@ def test_a_forward_that_branches_is_told():
 
     with pytest.raises(InvalidValue, match="the forward of Branches can't be traced"):
         patch_(Branches(), level="bnff")
+
+
+def test_double_backward_through_a_patched_model_is_refused_by_name():
+    model = Odd(CASES["plain"][0])
+    patch_(model, level="bnff")
+    x = torch.randn(3, 4, 6, 6, requires_grad=True)
+    (dx,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="drivetrain::bn_relu_conv has no second derivative"):
+        dx.sum().backward()

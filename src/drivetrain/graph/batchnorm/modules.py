@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import ops
+from . import direct, ops
 from .feature import Feature, as_feature, plain
 from .statistics import check_count, update_running
 from .synchronised import is_synchronised, synchronised_bn_relu
@@ -46,7 +46,7 @@ def bn_relu_conv(
     if is_synchronised(bn):
         return as_feature(conv(bn_relu(bn, feature, reference=reference)))
     gamma, beta, mean, inv = _prepare(bn, feature)
-    y, y_mean, y_m2 = ops.bn_relu_conv(
+    y, y_mean, y_m2 = direct.bn_relu_conv(
         feature.parts, gamma, beta, mean, inv, conv.weight, list(conv.stride), list(conv.padding),
         list(conv.dilation), conv.groups, want_stats,
     )  # fmt: skip

@@ -20,6 +20,8 @@ from torch import Tensor
 from . import channels_last, kernel, product, reference
 from .statistics import batch_statistics
 
+_registered = torch.library.custom_op
+
 
 def scale_and_shift(
     gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, dtype: torch.dtype
@@ -136,8 +138,7 @@ def _(da, xs, gamma, beta, mean, inv, residual, relu):  # type: ignore[no-untype
     return [_alike(x, xs) for x in xs], torch.empty_like(gamma), torch.empty_like(beta), rest
 
 
-@torch.library.custom_op("drivetrain::bn_relu_conv", mutates_args=())
-def bn_relu_conv(
+def run_bn_relu_conv(
     xs: list[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, weight: Tensor, stride: list[int],
     padding: list[int], dilation: list[int], groups: int, want_stats: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -170,6 +171,9 @@ def _with_moments(y: Tensor, wanted: bool = True) -> tuple[Tensor, Tensor, Tenso
     return y, none, none.clone()
 
 
+bn_relu_conv = _registered("drivetrain::bn_relu_conv", mutates_args=())(run_bn_relu_conv)
+
+
 @bn_relu_conv.register_fake
 def _(xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups, want_stats):  # type: ignore[no-untyped-def]
     y = torch.nn.functional.conv2d(_joined_empty(xs), weight, None, stride, padding, dilation, groups)
@@ -178,8 +182,7 @@ def _(xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups, wan
     return y, y.new_empty(size, dtype=torch.float64), y.new_empty(size, dtype=torch.float64)
 
 
-@torch.library.custom_op("drivetrain::bn_relu_conv_backward", mutates_args=())
-def bn_relu_conv_backward(
+def run_bn_relu_conv_backward(
     dy: Tensor, xs: list[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, weight: Tensor,
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
@@ -213,6 +216,9 @@ def bn_relu_conv_backward(
         dxs, dgamma, dbeta, dweight = product.faster(_key("backward", xs, weight), tiled, swept) if by_rows else tiled()
     dxs = _all_fresh(dxs, xs)
     return dxs, dgamma.to(gamma.dtype), dbeta.to(beta.dtype), dweight.contiguous()
+
+
+bn_relu_conv_backward = _registered("drivetrain::bn_relu_conv_backward", mutates_args=())(run_bn_relu_conv_backward)
 
 
 @bn_relu_conv_backward.register_fake
