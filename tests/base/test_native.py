@@ -45,6 +45,18 @@ def test_changed_source_is_built_anew(kernel):
     assert library.twice(1.0) == 3.0
 
 
+@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+def test_a_changed_header_is_a_changed_kernel(kernel, tmp_path):
+    (tmp_path / "factor.hpp").write_text('#include "base.hpp"\n')
+    kernel.write_text('#include <cmath>\n#include "factor.hpp"\n' + SOURCE.replace("2 *", "FACTOR *"))
+    for factor in (2.0, 3.0):
+        (tmp_path / "base.hpp").write_text(f"constexpr double FACTOR = {factor};\n")
+        native._load.cache_clear()
+        library = native.load(kernel)
+        library.twice.restype, library.twice.argtypes = ctypes.c_double, [ctypes.c_double]
+        assert library.twice(1.0) == factor
+
+
 def test_without_a_compiler_one_warning_and_none(kernel, monkeypatch):
     monkeypatch.setenv("DRIVETRAIN_NATIVE", "0")
     with pytest.warns(native.NativeKernelWarning, match="no C\\+\\+ compiler"):

@@ -2,7 +2,7 @@
 
 A kernel is an optimisation, never a need: with no compiler, `load` warns once and returns None, and the caller runs
 its plain torch version, which is also the reference in tests. The compiler is $CXX, g++, clang++, or the one inside the
-`ziglang` wheel. Libraries are cached by source, flags, compiler and processor under $DRIVETRAIN_CACHE (default
+`ziglang` wheel. Libraries are cached by source and headers, flags, compiler and processor under $DRIVETRAIN_CACHE (default
 ~/.cache/drivetrain), so a shared home never serves one machine's code to another.
 """
 
@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -87,10 +88,22 @@ def _build(source: Path, target: Path, command: tuple[str, ...]) -> str | None:
 
 
 def _key(source: Path, flags: tuple[str, ...], command: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(source.read_bytes())
+    digest = hashlib.sha256()
+    for file in _with_headers(source):
+        digest.update(file.read_bytes() + b"\0")
     for part in (*flags, *_FLAGS, *command, processor_name()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _with_headers(source: Path) -> list[Path]:
+    """A source and the headers of ours that it includes, each once: a changed header is a changed kernel."""
+    files = [source]
+    for file in files:  # grows while it is read
+        for name in re.findall(r'^#include "([^"]+)"', file.read_text(), re.MULTILINE):
+            if (header := file.parent / name).is_file() and header not in files:
+                files.append(header)
+    return files
 
 
 def _cache_folder() -> Path:
