@@ -2,8 +2,8 @@
 
 A kernel is an optimisation, never a need: with no compiler, `load` warns once and returns None, and the caller runs
 its plain torch version, which is also the reference in tests. The compiler is $CXX, g++, clang++, or the one inside the
-`ziglang` wheel. Libraries are cached by source and headers, flags, compiler and processor under $DRIVETRAIN_CACHE (default
-~/.cache/drivetrain), so a shared home never serves one machine's code to another.
+`ziglang` wheel. Libraries are cached by source and headers, flags, compiler and processor under $DRIVETRAIN_CACHE
+(default ~/.cache/drivetrain), so a shared home never serves one machine's code to another.
 """
 
 from __future__ import annotations
