@@ -31,6 +31,7 @@ from torch._inductor.utils import fresh_cache
 from drivetrain import nets
 from drivetrain.base.timing import Timing, interleave
 from drivetrain.graph import backend, optimize
+from drivetrain.graph.race import settle_s
 from drivetrain.graph.verify import difference
 from harness import Benchmark
 
@@ -105,7 +106,7 @@ def measure(name: str, threads: int, with_optimize: bool) -> dict[str, Any]:
                     "refused": choice.refused,
                 }
             forms[form] = caller(run, example)
-        times = interleave(forms, rounds=ROUNDS, warmup=2, sample_s=SAMPLE_S)
+        times = interleave(forms, rounds=ROUNDS, warmup=2, sample_s=SAMPLE_S, settle_s=settle_s())
     return {
         "times": {form: list(timing.samples) for form, timing in times.items()},
         "compile_s": took,

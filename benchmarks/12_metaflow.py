@@ -33,6 +33,7 @@ from torch import nn
 from drivetrain import nets
 from drivetrain.base.timing import Timing, interleave, machine
 from drivetrain.graph.cost import CostTable
+from drivetrain.graph.race import SAMPLE_S, settle_s
 from drivetrain.graph.rewrite import optimize
 from drivetrain.graph.rewrite.term import Graph
 from harness import Benchmark
@@ -54,7 +55,6 @@ OTHERS: dict[str, tuple[int, ...]] = {
 WORDS = {"sru": ("sru_classifier", 20000), "text_wcnn": ("text_wcnn", 1000), "lstm": ("lstm_language_model", 1000)}
 EAGER_GOALS = {"squeezenet": 1.4, "resnet50": 1.25, "inception-v3": 1.3, "densenet121": 1.4, "sru": 2.5}
 QUICK = "squeezenet,squeezeresnet,resnet50,inception-v3,sru,text_wcnn,lenet5,mlp,small_cnn,resnet20,mobilenet_v1"
-SAMPLE_S = 2e-3  # a sample takes at least this long
 EAGER, OURS, ONNX = "eager channels_last", "ours", "onnxruntime"
 
 
@@ -141,7 +141,7 @@ def measure(name: str, threads: int, inductor: bool, rounds: int) -> dict[str, A
             compiled(example)
             compiled_s = time.monotonic() - started
             forms["Inductor"] = lambda: compiled(example)
-        times = interleave(forms, rounds=rounds, warmup=2, sample_s=SAMPLE_S)
+        times = interleave(forms, rounds=rounds, warmup=2, sample_s=SAMPLE_S, settle_s=settle_s())
     cost = cold.cost_after if cold.then.endswith("after search") else cold.cost_before
     assert cold.searched is not None
     form = cold.searched.forms[-1 if cold.then.endswith("after search") else 0]

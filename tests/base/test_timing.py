@@ -28,6 +28,13 @@ def test_a_sample_is_many_calls_of_what_is_short_and_tells_the_seconds_of_one():
     assert found["short"].low >= 0.001 and found["long"].low >= 0.05
 
 
+def test_a_competitor_that_settles_is_called_once_more_before_each_sample():
+    calls = []
+    found = interleave({"a": lambda: calls.append(0)}, rounds=3, warmup=0, settle_s=0.001)
+    assert len(calls) == 2 * 3
+    assert len(found["a"].samples) == 3
+
+
 def test_a_ratio_is_the_median_of_pairs():
     slow_second = Timing((1.0, 10.0, 1.0))
     assert Timing((2.0, 20.0, 2.0)).ratio(slow_second) == 2.0

@@ -61,6 +61,7 @@ def interleave(
     warmup: int = 1,
     clock: Literal["wall", "cpu"] = "wall",
     sample_s: float = 0.0,
+    settle_s: float = 0.0,
 ) -> dict[str, Timing]:
     """Run every competitor once a round, in turn, so that a slow minute of the machine hits all of them.
 
@@ -71,6 +72,8 @@ def interleave(
         clock: "wall" seconds or "cpu" seconds of this process (user + system, all threads).
         sample_s: a sample is as many calls as take about this long, and counts as one of them: what is short is timed
             by its work and not by the clock. 0 makes every call a sample, without the two calls that tell its length.
+        settle_s: before each sample wait so long, then make one uncounted call. Where competitors have thread pools of
+            their own, the last one's threads spin for some milliseconds and would take the cores from the next.
     """
     read = _CLOCKS[clock]
     calls = {name: _calls(run, sample_s, read) for name, run in competitors.items()}
@@ -80,6 +83,9 @@ def interleave(
         # Going forward and backward in turn keeps a competitor from always running in another's cache shadow.
         for name in names if round_number % 2 == 0 else reversed(names):
             run = competitors[name]
+            if settle_s:
+                time.sleep(settle_s)
+                run()
             start = read()
             for _ in range(calls[name]):
                 run()

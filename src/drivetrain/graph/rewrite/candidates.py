@@ -15,7 +15,7 @@ from drivetrain.base.timing import Timing, interleave
 
 from ..lower_onnxruntime import Session, export
 from ..lowering import LOWERINGS, TermLowering, find_runner
-from ..race import SAMPLE_S, fastest
+from ..race import SAMPLE_S, fastest, settle_s
 from ..verify import difference
 from .convert import fold, to_fx
 from .meta import Meta
@@ -164,7 +164,7 @@ def compare(
             found.off.append(form)
     calls = {label: partial(module, *args, **kwargs) for label, module in runners.items()}
     with torch.no_grad():
-        found.measured = interleave(calls, rounds=rounds, warmup=2, sample_s=SAMPLE_S)
+        found.measured = interleave(calls, rounds=rounds, warmup=2, sample_s=SAMPLE_S, settle_s=settle_s())
     found.then = fastest(found.measured, "original")
     found.module = runners[found.then]
     return found
