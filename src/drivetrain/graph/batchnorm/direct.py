@@ -6,6 +6,7 @@ nobody watches (no compiler, no dispatch mode, no functional transform) the same
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,18 @@ from . import ops
 
 def bn_relu_conv(xs: list[Tensor], *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     """As ops.bn_relu_conv."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or not all(type(x) is Tensor for x in xs):
+    if watched(xs):
         made: tuple[Tensor, Tensor, Tensor] = ops.bn_relu_conv(xs, *rest)
         return made
     vectors, shape = rest[:5], rest[5:]
     made = _Direct.apply(shape, *vectors, *xs)
     return made
+
+
+def watched(xs: Sequence[Tensor]) -> bool:
+    """Whether a compiler, a dispatch mode or a tensor of another kind wants to see the operators themselves."""
+    modes = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return modes or not all(type(x) is Tensor for x in xs)
 
 
 class _Direct(torch.autograd.Function):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import ops
+from .again import Recipe
 
 
 class Feature:
@@ -20,13 +21,17 @@ class Feature:
     Args:
         parts: [N, C_i, H, W] each.
         moments: mean and sum of squared differences (float64 [C_i]) of each part; None where not known yet.
+        recipe: how a sum of one part is made again, if the convolutions that read it shall not keep it.
     """
 
-    __slots__ = ("_joined", "moments", "parts")
+    __slots__ = ("_joined", "moments", "parts", "recipe")
 
-    def __init__(self, parts: Sequence[Tensor], moments: Sequence[tuple[Tensor, Tensor] | None]) -> None:
+    def __init__(
+        self, parts: Sequence[Tensor], moments: Sequence[tuple[Tensor, Tensor] | None], recipe: Recipe | None = None
+    ) -> None:
         self.parts = list(parts)
         self.moments = list(moments)
+        self.recipe = recipe
         self._joined: Tensor | None = None
 
     @property

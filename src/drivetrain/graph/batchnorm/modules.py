@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import direct, ops
+from . import again, direct, ops
 from .feature import Feature, as_feature, plain
 from .statistics import check_count, update_running
 from .synchronised import is_synchronised, synchronised_bn_relu
@@ -61,8 +61,23 @@ def conv_stats(bn: nn.BatchNorm2d, conv: nn.Conv2d, x: Tensor | Feature, referen
     same = conv.weight.dtype == feature.parts[0].dtype and conv.in_channels == feature.shape[1]
     if not same or not _fusible(bn, feature, reference):
         return as_feature(conv(feature.tensor()))
-    y, mean, m2 = ops.conv1x1_stats(feature.tensor(), conv.weight)
+    if feature.recipe is not None:
+        y, mean, m2 = again.conv1x1_stats(feature.tensor(), feature.recipe, conv.weight)
+    else:
+        y, mean, m2 = ops.conv1x1_stats(feature.tensor(), conv.weight)
     return Feature([y], [(mean, m2)])
+
+
+def conv_of_sum(conv: nn.Conv2d, x: Tensor | Feature) -> Tensor:
+    """conv(x), which keeps how x is made instead of x, if x says how."""
+    feature = as_feature(x)
+    value, recipe = feature.tensor(), feature.recipe
+    if recipe is None or conv.weight.dtype != value.dtype or conv.in_channels != value.shape[1]:
+        return conv(value)
+    assert not isinstance(conv.padding, str)
+    return again.conv2d(
+        value, recipe, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups
+    )  # fmt: skip
 
 
 def bn_relu(
@@ -77,8 +92,7 @@ def bn_relu(
         moments = (mean.double(), variance.double() * (value.numel() // value.shape[1]))
         feature = Feature([feature.tensor()], [moments])
     added = None if residual is None else plain(residual)
-    alike = added is None or (tuple(added.shape) == feature.shape and added.dtype == feature.parts[0].dtype)
-    if not alike or not _fusible(bn, feature, reference):
+    if not (added is None or _alike(added, feature)) or not _fusible(bn, feature, reference):
         z = bn(feature.tensor())
         z = z if added is None else z + added
         return torch.relu(z) if relu else z
@@ -87,6 +101,24 @@ def bn_relu(
         return synchronised_bn_relu(bn, feature.parts, count, feature.statistics(), added, relu)
     made: Tensor = ops.bn_relu(feature.parts, *_prepare(bn, feature), added, relu)[0]
     return made
+
+
+def bn_relu_sum(
+    bn: nn.BatchNorm2d, x: Tensor | Feature, residual: Tensor | Feature, reference: bool, bits_only: bool
+) -> Feature:
+    """relu(bn(x) + residual) that knows how it is made; bits_only: if its mask, and so that of the next, is bits."""
+    feature, added = as_feature(x), plain(residual)
+    fused = _alike(added, feature) and _fusible(bn, feature, reference) and not is_synchronised(bn)
+    if not fused or direct.watched([*feature.parts, added]):
+        return as_feature(bn_relu(bn, feature, added, reference=reference))
+    vectors = _prepare(bn, feature)
+    a, mask = ops.bn_relu(feature.parts, *vectors, added, True)
+    recipe = None if bits_only and mask.numel() == 0 else again.Recipe(feature.parts, vectors, added)
+    return Feature([a], [None], recipe)
+
+
+def _alike(residual: Tensor, feature: Feature) -> bool:
+    return tuple(residual.shape) == feature.shape and residual.dtype == feature.parts[0].dtype
 
 
 def _fusible(bn: nn.BatchNorm2d, feature: Feature, reference: bool) -> bool:

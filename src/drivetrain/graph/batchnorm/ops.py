@@ -116,6 +116,13 @@ def _(xs, gamma, beta, mean, inv, residual, relu):  # type: ignore[no-untyped-de
     return _joined_empty(xs), mask
 
 
+def joined(xs: Sequence[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, residual: Tensor) -> Tensor:
+    """The sum that `bn_relu` made of these, to the bit."""
+    s, t, _, _ = _vectors(xs, gamma, beta, mean, inv)
+    made: Tensor = _sweeps(xs).apply(xs, s, t, residual, True)
+    return made
+
+
 def _packs(xs: Sequence[Tensor]) -> bool:
     return _layout(xs) is torch.channels_last and channels_last.packs(xs)
 
@@ -227,8 +234,7 @@ def _(dy, xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups)
     return dxs, torch.empty_like(gamma), torch.empty_like(beta), weight.new_empty(weight.shape)
 
 
-@torch.library.custom_op("drivetrain::conv1x1_stats", mutates_args=())
-def conv1x1_stats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def run_conv1x1_stats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A 1x1 convolution as a matrix product, with mean and m2 of its channels while they are in cache (F1)."""
     by_rows = _layout([x]) is torch.channels_last
 
@@ -243,6 +249,9 @@ def conv1x1_stats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not _tiles([x], weight):
         return swept()
     return product.faster(_key("alone", [x], weight), tiled, swept) if by_rows else tiled()
+
+
+conv1x1_stats = _registered("drivetrain::conv1x1_stats", mutates_args=())(run_conv1x1_stats)
 
 
 @conv1x1_stats.register_fake
@@ -301,7 +310,12 @@ def _keep_conv1x1(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _conv1x1_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     x, weight = ctx.saved_tensors
-    needs_x, needs_weight = ctx.needs_input_grad
+    return conv1x1_gradients(dy, x, weight, ctx.needs_input_grad)
+
+
+def conv1x1_gradients(dy: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> tuple[Any, Any]:
+    """The gradients of x and of the weight of a 1x1 convolution, None where not wanted."""
+    needs_x, needs_weight = wanted[:2]
     matrix, dx, dweight = weight.flatten(1), None, None
     if _layout([x]) is torch.channels_last:
         return product.multiply_backward(dy, x, weight, (needs_x, needs_weight))

@@ -115,12 +115,19 @@ def trace(model: nn.Module) -> fx.GraphModule:
         InvalidValue: the forward branches on tensors, which no trace can follow.
     """
     try:
-        return fx.symbolic_trace(model)
+        traced = fx.symbolic_trace(model)
     except Exception as error:
         raise InvalidValue(
             f"graph: the forward of {type(model).__name__} can't be traced: {str(error).splitlines()[0]}",
             hint='torch.compile(model, backend="drivetrain", options={"bn": "auto"}) takes it in pieces',
         ) from error
+    modules = dict(traced.named_modules())
+    for node in traced.graph.nodes:  # a shortcut that is nn.Identity is the tensor itself
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        if type(module) is nn.Identity and len(node.args) == 1 and not _hooked(module):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
+    return traced
 
 
 def match(traced: fx.GraphModule) -> list[Match]:
@@ -148,6 +155,30 @@ def virtual_concats(traced: fx.GraphModule, matches: list[Match]) -> set[fx.Node
             found.add(node)
             wanted.update(concat_parts(node))
     return found
+
+
+def sums_made_again(traced: fx.GraphModule, matches: list[Match]) -> dict[fx.Node, bool]:
+    """Sums (their ReLU) that nobody needs to keep: convolutions and other sums alone read them, and what was added to
+    them is kept anyway. True where another sum adds it: that must not keep it either (its mask must be bits)."""
+    modules = dict(traced.named_modules())
+    added_to = {match.last.args[0]: match for match in matches if match.residual is not None and match.edge.applied}
+    found: dict[fx.Node, bool] = {}
+    for match in added_to.values():
+        residual, readers = match.residual, match.last.users
+        assert residual is not None
+        kept = residual not in found and any(_keeps(user, modules) for user in residual.users)
+        convs = [user for user in readers if plain_conv(user, modules) is not None]
+        sums = [user for user in readers if user in added_to and added_to[user].residual is match.last]
+        if kept and convs and len(convs) + len(sums) == len(readers):
+            found[match.last] = bool(sums)
+    return found
+
+
+def _keeps(reader: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    """Whether a module keeps its input for the backward; ours do as the model's own."""
+    return reader.op == "call_module" and isinstance(
+        modules[str(reader.target)], nn.Conv2d | nn.modules.batchnorm._BatchNorm
+    )
 
 
 def is_concat(node: Any) -> bool:
@@ -225,12 +256,18 @@ def _is_relu(node: fx.Node, operand: fx.Node, modules: dict[str, nn.Module]) -> 
 def _sole_conv(act: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     if len(act.users) != 1:
         return None
-    (conv,) = act.users
-    if conv.op != "call_module" or conv.args != (act,):
+    (user,) = act.users
+    return user if plain_conv(user, modules) is not None else None
+
+
+def plain_conv(node: fx.Node, modules: dict[str, nn.Module]) -> nn.Conv2d | None:
+    """The module of a node that is a convolution of one tensor, with zeros around it and without hooks."""
+    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return None
-    module = modules[str(conv.target)]
-    plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return conv if plain and not _hooked(module) else None
+    module = modules[str(node.target)]
+    if type(module) is not nn.Conv2d or module.padding_mode != "zeros" or isinstance(module.padding, str):
+        return None
+    return None if _hooked(module) else module
 
 
 def is_product(node: Any, traced: fx.GraphModule) -> bool:

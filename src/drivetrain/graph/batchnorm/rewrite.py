@@ -15,13 +15,13 @@ from torch.utils import _pytree as pytree
 from drivetrain.base.errors import InvalidValue, unknown_name
 
 from .feature import as_feature, join, plain
-from .modules import bn_relu, bn_relu_conv, conv_stats
-from .plan import BNPlan, Match, concat_parts, is_product, match, trace, virtual_concats
+from .modules import bn_relu, bn_relu_conv, bn_relu_sum, conv_of_sum, conv_stats
+from .plan import BNPlan, Match, concat_parts, is_product, match, plain_conv, sums_made_again, trace, virtual_concats
 
 LEVELS = ("auto", "stats_reuse", "rcf", "mvf", "bnff")
 
 # What asks a feature only for what a tensor has, or is one of ours.
-_AWARE = (bn_relu, bn_relu_conv, conv_stats, join, as_feature, plain)
+_AWARE = (bn_relu, bn_relu_conv, bn_relu_sum, conv_of_sum, conv_stats, join, as_feature, plain)
 
 
 def restructure(
@@ -50,13 +50,16 @@ def restructure(
         virtual = virtual_concats(traced, matches)
         for concat in [node for node in graph.nodes if node in virtual]:
             features.add(_replace(graph, concat, join, (concat_parts(concat),)))
+    sums = sums_made_again(traced, matches) if level == "bnff" else {}
     fused_convs = {found.conv for found in matches if found.edge.applied}
     for found in matches if level == "bnff" else ():
         source = found.bn.args[0]
         if found.edge.applied and source not in fused_convs and is_product(source, traced):
             features.add(_with_statistics(graph, found, reference))
     for found in matches:
-        if found.edge.applied:
+        if found.edge.applied and found.last in sums:
+            features.add(_make_again(traced, found, reference, sums[found.last]))
+        elif found.edge.applied:
             features.update(_fuse(graph, found, level, reference))
     if shared:
         _share(graph, features)
@@ -225,11 +228,35 @@ def _fuse(graph: fx.Graph, found: Match, level: str, reference: bool) -> list[fx
         if found.conv is not None:
             conv = graph.get_attr(str(found.conv.target))
     if found.conv is not None:
-        wanted = any(user.target in (join, bn_relu, bn_relu_conv) or _is_bn(user) for user in found.conv.users)
+        wanted = any(
+            user.target in (join, bn_relu, bn_relu_sum, bn_relu_conv) or _is_bn(user) for user in found.conv.users
+        )
         return [_replace(graph, found.conv, bn_relu_conv, (bn, conv, source, wanted, reference))]
     relu = found.last is not found.bn
-    _replace(graph, found.last, bn_relu, (bn, source, found.residual, relu, reference, level != "rcf"))
+    _replace(graph, found.last, bn_relu, (bn, source, _residual(found), relu, reference, level != "rcf"))
     return []
+
+
+def _make_again(traced: fx.GraphModule, found: Match, reference: bool, bits_only: bool) -> fx.Node:
+    """A sum that knows how it is made, read by convolutions that keep that instead."""
+    graph, modules = traced.graph, dict(traced.named_modules())
+    for reader in list(found.last.users):
+        if plain_conv(reader, modules) is not None:
+            with graph.inserting_before(reader):
+                conv = graph.get_attr(str(reader.target))
+            _replace(graph, reader, conv_of_sum, (conv, found.last))
+    with graph.inserting_before(found.last):
+        bn = graph.get_attr(str(found.bn.target))
+    return _replace(graph, found.last, bn_relu_sum, (bn, found.bn.args[0], _residual(found), reference, bits_only))
+
+
+def _residual(found: Match) -> fx.Node | None:
+    """What is added to a batch norm's result, as the graph has it by now: another sum may have been replaced."""
+    if found.residual is None:
+        return None
+    total = found.last.args[0]
+    assert isinstance(total, fx.Node)
+    return next(node for node in total.all_input_nodes if node is not found.bn)
 
 
 def _with_statistics(graph: fx.Graph, found: Match, reference: bool) -> fx.Node:
@@ -280,7 +307,9 @@ def _exchanged(arguments: Any, old: fx.Node, new: fx.Node) -> Any:
 def _reads_feature(user: fx.Node, node: fx.Node) -> bool:
     if user.target is join:
         return True
-    return (user.target is bn_relu and user.args[1] is node) or (user.target is bn_relu_conv and user.args[2] is node)
+    return (user.target in (bn_relu, bn_relu_sum) and user.args[1] is node) or (
+        user.target is bn_relu_conv and user.args[2] is node
+    )
 
 
 def _make_plain(graph: fx.Graph, node: fx.Node) -> None:
