@@ -72,8 +72,9 @@ def interleave(
         clock: "wall" seconds or "cpu" seconds of this process (user + system, all threads).
         sample_s: a sample is as many calls as take about this long, and counts as one of them: what is short is timed
             by its work and not by the clock. 0 makes every call a sample, without the two calls that tell its length.
-        settle_s: before each sample wait so long, then make one uncounted call. Where competitors have thread pools of
-            their own, the last one's threads spin for some milliseconds and would take the cores from the next.
+        settle_s: before each sample wait so long, then make uncounted calls for twice as long. Where competitors have
+            thread pools of their own, the last one's threads spin on, and the next one's are not spread over the cores
+            yet.
     """
     read = _CLOCKS[clock]
     calls = {name: _calls(run, sample_s, read) for name, run in competitors.items()}
@@ -84,8 +85,7 @@ def interleave(
         for name in names if round_number % 2 == 0 else reversed(names):
             run = competitors[name]
             if settle_s:
-                time.sleep(settle_s)
-                run()
+                _settle(run, settle_s)
             start = read()
             for _ in range(calls[name]):
                 run()
@@ -93,6 +93,14 @@ def interleave(
             if round_number >= warmup:
                 samples[name].append(seconds)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
+
+
+def _settle(run: Callable[[], Any], seconds: float) -> None:
+    time.sleep(seconds)
+    end = time.perf_counter() + 2 * seconds
+    run()
+    while time.perf_counter() < end:
+        run()
 
 
 def _calls(run: Callable[[], Any], sample_s: float, read: Callable[[], float]) -> int:

@@ -26,7 +26,7 @@ SAMPLE_S = 2e-3  # what a counted run takes at least; short ones are repeated
 
 def settle_s() -> float:
     """Seconds between two forms: onnxruntime's and OpenMP's threads spin on, and with two that decides races."""
-    return 0.02 if torch.get_num_threads() > 1 else 0.0
+    return 0.025 if torch.get_num_threads() > 1 else 0.0
 
 
 def race(
