@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drivetrain.graph.batchnorm import batch_statistics, channels_last, kernel, ops, product
+from drivetrain.graph.batchnorm import batch_statistics, channels_last, conv1x1, kernel, ops, product
 from drivetrain.graph.cost import CostTable
 
 from .test_ops import inverse, relative
@@ -146,4 +146,4 @@ def test_the_operators_keep_torchs_contract():
     torch.library.opcheck(ops.bn_relu, (values[:2], *values[2:4], mean, inv, residual, True), test_utils=checks)
     arguments = (values[:2], *values[2:4], mean, inv, values[4], [1, 1], [0, 0], [1, 1], 1, True)
     torch.library.opcheck(ops.bn_relu_conv, arguments, test_utils=checks)
-    torch.library.opcheck(ops.conv1x1_stats, (values[1], torch.randn(3, 32, 1, 1)), test_utils=checks)
+    torch.library.opcheck(conv1x1.conv1x1_stats, (values[1], torch.randn(3, 32, 1, 1)), test_utils=checks)

@@ -10,7 +10,7 @@ from torch import nn
 from drivetrain import nets
 from drivetrain.base.errors import InvalidValue
 from drivetrain.graph.batchnorm import BNPlan, choose, decision, patch_, restructure
-from drivetrain.graph.batchnorm.rewrite import Form, is_patched
+from drivetrain.graph.batchnorm.patch import Form, is_patched
 
 X = torch.randn(2, 3, 16, 16)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drivetrain.graph.batchnorm import batch_statistics, kernel, ops, reference
+from drivetrain.graph.batchnorm import batch_statistics, conv1x1, kernel, ops, reference
 
 TOLERANCE = {torch.float64: (1e-12, 1e-12), torch.float32: (1e-5, 1e-4)}
 
@@ -145,7 +145,7 @@ def test_convolution_that_leaves_statistics(dtype):
     torch.manual_seed(0)
     x = torch.randn(3, 6, 20, 9, dtype=dtype, requires_grad=True)
     weight = torch.randn(8, 6, 1, 1, dtype=dtype, requires_grad=True)
-    y, mean, m2 = ops.conv1x1_stats(x, weight)
+    y, mean, m2 = conv1x1.conv1x1_stats(x, weight)
     exact = [value.detach().double().requires_grad_() for value in (x, weight)]
     wanted = F.conv2d(*exact)
     assert relative(y, wanted) <= TOLERANCE[dtype][0]
@@ -165,7 +165,7 @@ def test_the_operators_keep_torchs_contract():
     inv = inverse(m2, 189)
     checks = ("test_schema", "test_faketensor", "test_autograd_registration")
     torch.library.opcheck(ops.bn_stats, ([value.detach() for value in values[:2]],), test_utils=checks)
-    torch.library.opcheck(ops.conv1x1_stats, (values[0], torch.randn(3, 5, 1, 1)), test_utils=checks)
+    torch.library.opcheck(conv1x1.conv1x1_stats, (values[0], torch.randn(3, 5, 1, 1)), test_utils=checks)
     shape = ([1, 1], [0, 0], [1, 1], 1)
     arguments = (values[:2], *values[2:4], mean, inv, values[4], *shape, True)
     torch.library.opcheck(ops.bn_relu_conv, arguments, test_utils=checks)

@@ -10,7 +10,7 @@ from torch import nn
 
 from drivetrain import nets
 from drivetrain.base.errors import InvalidValue
-from drivetrain.graph.batchnorm import BNReLUConv2d, kernel, modules, ops, patch_, statistics, unpatch_
+from drivetrain.graph.batchnorm import BNReLUConv2d, kernel, layout, modules, ops, patch_, statistics, unpatch_
 from drivetrain.nets.resnet import Bottleneck
 
 EDGE = "normalise and ReLU in the convolution's read-in"
@@ -143,7 +143,8 @@ def test_each_feature_is_swept_once(monkeypatch):
     model = nets.DenseNet(8, (3,), 10, stem="cifar")
     patch_(model, level="bnff")
     swept = []
-    monkeypatch.setattr(ops, "batch_statistics", lambda xs: swept.append(xs) or statistics.batch_statistics(xs))
+    for room in (ops, layout):
+        monkeypatch.setattr(room, "batch_statistics", lambda xs: swept.append(xs) or statistics.batch_statistics(xs))
     model(torch.randn(2, 3, 16, 16))
     # The stem's output and the three layers' outputs; the 1x1 convolutions sweep theirs while they write it.
     shapes = sorted(x.shape[1] for xs in swept for x in (xs if isinstance(xs, list) else [xs]))

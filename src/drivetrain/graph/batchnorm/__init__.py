@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .modules import BNReLUConv2d
+    from .patch import patch_, unpatch_
     from .plan import BNPlan, Edge
-    from .rewrite import patch_, restructure, unpatch_
+    from .rewrite import restructure
     from .statistics import batch_statistics
     from .traffic_model import Traffic, sweeps, traffic
 
@@ -24,11 +25,11 @@ _FILES = {
     "Edge": "plan",
     "Traffic": "traffic_model",
     "batch_statistics": "statistics",
-    "patch_": "rewrite",
+    "patch_": "patch",
     "restructure": "rewrite",
     "sweeps": "traffic_model",
     "traffic": "traffic_model",
-    "unpatch_": "rewrite",
+    "unpatch_": "patch",
 }
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops, product
+from . import conv1x1, ops, product
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def conv2d(
 
 
 def conv1x1_stats(value: Tensor, recipe: Recipe, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As ops.conv1x1_stats; keeps the recipe instead of the sum."""
+    """As conv1x1.conv1x1_stats; keeps the recipe instead of the sum."""
     shape = ([1, 1], [0, 0], [1, 1], 1)
     made: tuple[Tensor, Tensor, Tensor] = _OfSum.apply(shape, True, value, weight, None, *recipe.tensors())
     return made
@@ -66,7 +66,7 @@ class _OfSum(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         if not with_moments:
             return (torch.nn.functional.conv2d(value, weight, bias, *shape),)
-        y, mean, m2 = ops.run_conv1x1_stats(value, weight)
+        y, mean, m2 = conv1x1.run_conv1x1_stats(value, weight)
         ctx.mark_non_differentiable(mean, m2)
         return y, mean, m2
 
@@ -83,7 +83,7 @@ class _OfSum(torch.autograd.Function):
         value = ops.joined(xs, gamma, beta, mean, inv, residual) if wanted[1] else residual
         stride, padding, dilation, groups = ctx.shape
         if ctx.bias_sizes is None and product.is_product(weight, stride, padding, groups):
-            gradients = (*ops.conv1x1_gradients(dy, value, weight, wanted), None)
+            gradients = (*conv1x1.conv1x1_gradients(dy, value, weight, wanted), None)
         else:
             gradients = torch.ops.aten.convolution_backward(
                 dy, value, weight, ctx.bias_sizes, stride, padding, dilation, False, [0, 0], groups, wanted

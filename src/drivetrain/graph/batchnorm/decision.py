@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .patch import Form, PatchedForward, in_rows, is_patched
 from .plan import BNPlan, Edge, match, trace
-from .rewrite import Form, PatchedForward, in_rows, is_patched, restructure
+from .rewrite import restructure
 from .synchronised import is_synchronised
 from .traffic_model import features, sweeps
 

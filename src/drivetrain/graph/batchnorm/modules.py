@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import again, direct, ops
+from . import again, conv1x1, direct, layout, ops
 from .feature import Feature, as_feature, plain
 from .statistics import check_count, update_running
 from .synchronised import is_synchronised, synchronised_bn_relu
@@ -64,7 +64,7 @@ def conv_stats(bn: nn.BatchNorm2d, conv: nn.Conv2d, x: Tensor | Feature, referen
     if feature.recipe is not None:
         y, mean, m2 = again.conv1x1_stats(feature.tensor(), feature.recipe, conv.weight)
     else:
-        y, mean, m2 = ops.conv1x1_stats(feature.tensor(), conv.weight)
+        y, mean, m2 = conv1x1.conv1x1_stats(feature.tensor(), conv.weight)
     return Feature([y], [(mean, m2)])
 
 
@@ -128,7 +128,7 @@ def _fusible(bn: nn.BatchNorm2d, feature: Feature, reference: bool) -> bool:
     if torch.is_autocast_enabled(feature.parts[0].device.type) or _transformed():
         return False
     # torch.compile of a patched model: the kernel is asked when the operator runs.
-    return reference or torch.compiler.is_compiling() or ops.native(feature.parts) is not None
+    return reference or torch.compiler.is_compiling() or layout.native(feature.parts) is not None
 
 
 def _transformed() -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import channels_last, kernel, product, reference
+from . import channels_last, product
+from .layout import alike, all_fresh, fresh, joined_empty, key, layout, native, sweeps, tiles, with_moments
 from .statistics import batch_statistics
 
 _registered = torch.library.custom_op
@@ -31,49 +32,10 @@ def scale_and_shift(
     return s, (beta.double() - mean.double() * s.double()).to(dtype)
 
 
-def native(xs: Sequence[Tensor]) -> Any:
-    """The native sweeps for parts of this kind and layout, or None."""
-    if kernel.fits(xs):
-        return kernel
-    return channels_last if channels_last.fits(xs) else None
-
-
-def _sweeps(xs: Sequence[Tensor]) -> Any:
-    return native(xs) or reference
-
-
-def _layout(xs: Sequence[Tensor]) -> torch.memory_format:
-    """How results lie in memory: as the parts do, in the operators and in their fakes alike."""
-    x = xs[0]
-    planes = x.is_contiguous() and (len(xs) == 1 or all(x.is_contiguous() for x in xs))
-    rows = not planes and all(channels_last.step(x) > 0 for x in xs)
-    return torch.channels_last if rows else torch.contiguous_format
-
-
 def _vectors(xs: Sequence[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor) -> list[Tensor]:
     dtype = xs[0].dtype
     s, t = scale_and_shift(gamma, beta, mean, inv, dtype)
     return [s, t, mean.to(dtype), inv.to(dtype)]
-
-
-def _tiles(xs: Sequence[Tensor], weight: Tensor) -> bool:
-    """Whether the kernel can do a matrix product over the parts tile by tile."""
-    return weight.dtype == torch.float32 and native(xs) is not None and kernel.has_gemm()
-
-
-def _key(direction: str, xs: Sequence[Tensor], weight: Tensor) -> str:
-    return f"{direction}:{list(xs[0].shape[2:])}:{len(xs)}:{list(weight.shape[:2])}"  # time is linear in the images
-
-
-def _joined_empty(xs: Sequence[Tensor]) -> Tensor:
-    n, _, h, w = xs[0].shape
-    return torch.empty_like(
-        xs[0].new_empty((n, sum(x.shape[1] for x in xs), h, w)), memory_format=_layout(xs)
-    )  # fmt: skip
-
-
-def _alike(x: Tensor, xs: Sequence[Tensor]) -> Tensor:
-    return torch.empty_like(x, memory_format=_layout(xs))
 
 
 def _no_mask(x: Tensor) -> Tensor:
@@ -105,7 +67,7 @@ def bn_relu(
     if residual is not None and relu and _packs(xs):
         mask = torch.empty(residual.numel() // 8, dtype=torch.uint8)
         return channels_last.apply(xs, s, t, residual, relu, mask), mask
-    return _fresh(_sweeps(xs).apply(xs, s, t, residual, relu), xs), _no_mask(xs[0])
+    return fresh(sweeps(xs).apply(xs, s, t, residual, relu), xs), _no_mask(xs[0])
 
 
 @bn_relu.register_fake
@@ -113,18 +75,18 @@ def _(xs, gamma, beta, mean, inv, residual, relu):  # type: ignore[no-untyped-de
     mask = _no_mask(xs[0])
     if residual is not None and relu and _packs(xs):
         mask = xs[0].new_empty(residual.numel() // 8, dtype=torch.uint8)
-    return _joined_empty(xs), mask
+    return joined_empty(xs), mask
 
 
 def joined(xs: Sequence[Tensor], gamma: Tensor, beta: Tensor, mean: Tensor, inv: Tensor, residual: Tensor) -> Tensor:
     """The sum that `bn_relu` made of these, to the bit."""
     s, t, _, _ = _vectors(xs, gamma, beta, mean, inv)
-    made: Tensor = _sweeps(xs).apply(xs, s, t, residual, True)
+    made: Tensor = sweeps(xs).apply(xs, s, t, residual, True)
     return made
 
 
 def _packs(xs: Sequence[Tensor]) -> bool:
-    return _layout(xs) is torch.channels_last and channels_last.packs(xs)
+    return layout(xs) is torch.channels_last and channels_last.packs(xs)
 
 
 @torch.library.custom_op("drivetrain::bn_relu_backward", mutates_args=())
@@ -134,15 +96,15 @@ def bn_relu_backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of xs, gamma, beta and the residual (empty without one); `residual` may be the mask instead."""
     vectors = _vectors(xs, gamma, beta, mean, inv)
-    dxs, dgamma, dbeta, dresidual = _sweeps(xs).backward(xs, *vectors, residual, relu, da)
-    joined = [_fresh(dresidual, xs)] if residual is not None else [dresidual]
-    return _all_fresh(dxs, xs), dgamma.to(gamma.dtype), dbeta.to(beta.dtype), *joined
+    dxs, dgamma, dbeta, dresidual = sweeps(xs).backward(xs, *vectors, residual, relu, da)
+    added = [fresh(dresidual, xs)] if residual is not None else [dresidual]
+    return all_fresh(dxs, xs), dgamma.to(gamma.dtype), dbeta.to(beta.dtype), *added
 
 
 @bn_relu_backward.register_fake
 def _(da, xs, gamma, beta, mean, inv, residual, relu):  # type: ignore[no-untyped-def]
-    rest = da.new_empty(0) if residual is None else _alike(da, xs)
-    return [_alike(x, xs) for x in xs], torch.empty_like(gamma), torch.empty_like(beta), rest
+    rest = da.new_empty(0) if residual is None else alike(da, xs)
+    return [alike(x, xs) for x in xs], torch.empty_like(gamma), torch.empty_like(beta), rest
 
 
 def run_bn_relu_conv(
@@ -151,7 +113,7 @@ def run_bn_relu_conv(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """conv(relu(batch_norm(x))), and mean and sum of squared differences of its channels (empty if unwanted)."""
     s, t, _, _ = _vectors(xs, gamma, beta, mean, inv)
-    by_rows = _layout(xs) is torch.channels_last
+    by_rows = layout(xs) is torch.channels_last
     matrix = product.is_product(weight, stride, padding, groups)
 
     def tiled() -> tuple[Tensor, Tensor, Tensor]:
@@ -159,23 +121,16 @@ def run_bn_relu_conv(
         return made
 
     def swept() -> tuple[Tensor, Tensor, Tensor]:
-        a = _sweeps(xs).apply(xs, s, t, None, True)
+        a = sweeps(xs).apply(xs, s, t, None, True)
         if matrix and by_rows:
             y = product.multiply(a, weight)
         else:
             y = torch.nn.functional.conv2d(a, weight, None, stride, padding, dilation, groups)
-        return _with_moments(_fresh(y, xs), want_stats)
+        return with_moments(fresh(y, xs), want_stats)
 
-    if not matrix or not _tiles(xs, weight):
+    if not matrix or not tiles(xs, weight):
         return swept()
-    return product.faster(_key("forward", xs, weight), tiled, swept) if by_rows else tiled()
-
-
-def _with_moments(y: Tensor, wanted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    if wanted:
-        return y, *batch_statistics(y)
-    none = y.new_empty(0, dtype=torch.float64)
-    return y, none, none.clone()
+    return product.faster(key("forward", xs, weight), tiled, swept) if by_rows else tiled()
 
 
 bn_relu_conv = _registered("drivetrain::bn_relu_conv", mutates_args=())(run_bn_relu_conv)
@@ -183,8 +138,8 @@ bn_relu_conv = _registered("drivetrain::bn_relu_conv", mutates_args=())(run_bn_r
 
 @bn_relu_conv.register_fake
 def _(xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups, want_stats):  # type: ignore[no-untyped-def]
-    y = torch.nn.functional.conv2d(_joined_empty(xs), weight, None, stride, padding, dilation, groups)
-    y = _alike(y, xs)
+    y = torch.nn.functional.conv2d(joined_empty(xs), weight, None, stride, padding, dilation, groups)
+    y = alike(y, xs)
     size = weight.shape[0] if want_stats else 0
     return y, y.new_empty(size, dtype=torch.float64), y.new_empty(size, dtype=torch.float64)
 
@@ -195,7 +150,7 @@ def run_bn_relu_conv_backward(
 ) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of xs, gamma, beta and the weight; the activated feature is computed again."""
     s, t, mean_x, inv_x = _vectors(xs, gamma, beta, mean, inv)
-    by_rows = _layout(xs) is torch.channels_last
+    by_rows = layout(xs) is torch.channels_last
     matrix = product.is_product(weight, stride, padding, groups)
 
     def tiled() -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
@@ -205,23 +160,23 @@ def run_bn_relu_conv_backward(
         return made
 
     def swept() -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        sweeps = _sweeps(xs)
-        a = sweeps.apply(xs, s, t, None, True)
+        native_or_plain = sweeps(xs)
+        a = native_or_plain.apply(xs, s, t, None, True)
         if matrix and by_rows:
-            da, dweight = product.multiply_backward(_fresh(dy, xs), a, weight, (True, True))
+            da, dweight = product.multiply_backward(fresh(dy, xs), a, weight, (True, True))
         else:
             da, dweight, _ = torch.ops.aten.convolution_backward(
                 dy, a, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, True, False]
             )
         del a
-        dxs, dgamma, dbeta, _ = sweeps.backward(xs, s, t, mean_x, inv_x, None, True, da)
+        dxs, dgamma, dbeta, _ = native_or_plain.backward(xs, s, t, mean_x, inv_x, None, True, da)
         return dxs, dgamma, dbeta, dweight
 
-    if not matrix or not _tiles(xs, weight):
+    if not matrix or not tiles(xs, weight):
         dxs, dgamma, dbeta, dweight = swept()
     else:
-        dxs, dgamma, dbeta, dweight = product.faster(_key("backward", xs, weight), tiled, swept) if by_rows else tiled()
-    dxs = _all_fresh(dxs, xs)
+        dxs, dgamma, dbeta, dweight = product.faster(key("backward", xs, weight), tiled, swept) if by_rows else tiled()
+    dxs = all_fresh(dxs, xs)
     return dxs, dgamma.to(gamma.dtype), dbeta.to(beta.dtype), dweight.contiguous()
 
 
@@ -230,46 +185,8 @@ bn_relu_conv_backward = _registered("drivetrain::bn_relu_conv_backward", mutates
 
 @bn_relu_conv_backward.register_fake
 def _(dy, xs, gamma, beta, mean, inv, weight, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
-    dxs = [_alike(x, xs) for x in xs]
+    dxs = [alike(x, xs) for x in xs]
     return dxs, torch.empty_like(gamma), torch.empty_like(beta), weight.new_empty(weight.shape)
-
-
-def run_conv1x1_stats(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A 1x1 convolution as a matrix product, with mean and m2 of its channels while they are in cache (F1)."""
-    by_rows = _layout([x]) is torch.channels_last
-
-    def tiled() -> tuple[Tensor, Tensor, Tensor]:
-        made: tuple[Tensor, Tensor, Tensor] = native([x]).conv1x1([x], None, None, weight, True)
-        return made
-
-    def swept() -> tuple[Tensor, Tensor, Tensor]:
-        y = product.multiply(x, weight) if by_rows else torch.nn.functional.conv2d(x, weight)
-        return _with_moments(_fresh(y, [x]))
-
-    if not _tiles([x], weight):
-        return swept()
-    return product.faster(_key("alone", [x], weight), tiled, swept) if by_rows else tiled()
-
-
-conv1x1_stats = _registered("drivetrain::conv1x1_stats", mutates_args=())(run_conv1x1_stats)
-
-
-@conv1x1_stats.register_fake
-def _(x, weight):  # type: ignore[no-untyped-def]
-    n, _, h, w = x.shape
-    moments = [x.new_empty(weight.shape[0], dtype=torch.float64) for _ in range(2)]
-    return _alike(x.new_empty((n, weight.shape[0], h, w)), [x]), *moments
-
-
-def _fresh(x: Tensor, xs: Sequence[Tensor]) -> Tensor:
-    """An operator's results must lie in memory as its fake says: in the parts' layout, no views."""
-    return _all_fresh([x], xs)[0]
-
-
-def _all_fresh(values: Sequence[Tensor], xs: Sequence[Tensor]) -> list[Tensor]:
-    layout = _layout(xs)
-    made = [x if x.is_contiguous(memory_format=layout) else x.contiguous(memory_format=layout) for x in values]
-    return [x.clone() if x._is_view() else x for x in made]
 
 
 def _keep_bn_relu(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -303,34 +220,6 @@ def _bn_relu_conv_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     return dxs, dgamma, dbeta, None, None, dweight, None, None, None, None, None
 
 
-def _keep_conv1x1(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.mark_non_differentiable(output[1], output[2])
-    ctx.save_for_backward(*inputs)
-
-
-def _conv1x1_gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
-    return conv1x1_gradients(dy, x, weight, ctx.needs_input_grad)
-
-
-def conv1x1_gradients(dy: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]) -> tuple[Any, Any]:
-    """The gradients of x and of the weight of a 1x1 convolution, None where not wanted."""
-    needs_x, needs_weight = wanted[:2]
-    matrix, dx, dweight = weight.flatten(1), None, None
-    if _layout([x]) is torch.channels_last:
-        return product.multiply_backward(dy, x, weight, (needs_x, needs_weight))
-    flat = dy.flatten(2)
-    if needs_x:
-        dx = torch.matmul(matrix.t(), flat).view_as(x)
-    # A matrix for each image would be N times the weight: images are added up one by one.
-    if needs_weight:
-        dweight = torch.zeros_like(matrix)
-        for image, grad in zip(x.flatten(2), flat, strict=True):
-            dweight = torch.addmm(dweight, grad, image.t())
-        dweight = dweight.view_as(weight)
-    return dx, dweight
-
-
 def _refuse_second(name: str) -> Any:
     def refuse(ctx: Any, *grads: Any) -> Any:
         raise NotImplementedError(
@@ -342,6 +231,5 @@ def _refuse_second(name: str) -> Any:
 
 bn_relu.register_autograd(_bn_relu_gradients, setup_context=_keep_bn_relu)
 bn_relu_conv.register_autograd(_bn_relu_conv_gradients, setup_context=_keep_bn_relu_conv)
-conv1x1_stats.register_autograd(_conv1x1_gradients, setup_context=_keep_conv1x1)
 bn_relu_backward.register_autograd(_refuse_second("bn_relu"))
 bn_relu_conv_backward.register_autograd(_refuse_second("bn_relu_conv"))

@@ -11,7 +11,8 @@ from torch import nn
 
 from drivetrain.base.timing import interleave, machine_line
 
-from .rewrite import check_level, patch_
+from .patch import patch_
+from .rewrite import check_level
 from .traffic_model import Traffic, sweeps
 
 
