@@ -76,6 +76,27 @@ def test_a_session_takes_any_strides_gradients_and_dtypes(session):
             assert torch.allclose(result, expected, atol=1e-6)
 
 
+class Image(nn.Module):
+    def forward(self, x, y):
+        return torch.relu(x).sum(1), y + x.mean()
+
+
+def test_images_that_lie_channels_last_go_in_as_they_lie():
+    pytest.importorskip("onnxscript")
+    x, y = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(2, 3, 4, 5)
+    run = lower_onnxruntime.Session(lower_onnxruntime.export(Image(), (x, y)), threads=1)
+    assert [(entry.name, entry.shape) for entry in run._session.get_inputs()] == [
+        ("rows_0", [2, 4, 5, 3]), ("input_1", [2, 3, 4, 5]),
+    ]  # fmt: skip
+    by_numpy = lower_onnxruntime._by_numpy(
+        run._session, ["rows_0", "input_1"], [0, 1], [entry.name for entry in run._session.get_outputs()]
+    )
+    for call in (run, by_numpy, pickle.loads(pickle.dumps(run))):
+        for one, other in ((x, y), (x.contiguous(), y.to(memory_format=torch.channels_last))):
+            for result, expected in zip(call(one, other), Image()(x, y), strict=True):
+                assert torch.allclose(result, expected, atol=1e-6)
+
+
 def test_results_of_two_calls_do_not_share_memory(session):
     run, (x, unread, flag) = session
     first = run(x, unread, flag)

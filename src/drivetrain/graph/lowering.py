@@ -37,7 +37,10 @@ class Lowering(Protocol):
 
 
 class TermLowering(Protocol):
-    """Make a rewritten program runnable: flat tensors in, flat outputs out."""
+    """Make a rewritten program runnable: flat tensors in, flat outputs out.
+
+    Those that are not `Registered.channels_last` also take `inputs`, what the arguments are and how they lie.
+    """
 
     def __call__(self, graph: Graph, state: Mapping[str, Tensor]) -> Runner: ...
 

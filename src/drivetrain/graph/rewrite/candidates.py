@@ -23,9 +23,7 @@ from .optimized import Optimized
 from .rule import Rule, simplify
 from .term import INPUT, Graph
 
-TIE = 0.98  # a rewritten form must take at most this share of the original's time: noise does not decide
 AS_GIVEN = "onnxruntime as given"
-_SAMPLE_S = 2e-3  # what one timed run takes at least; short calls are repeated
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class Candidates:
         lowerings: names of ways to run them.
         images: 4-D arguments are taken channels last where a lowering wants that.
         in_spec, out_spec: structure of the original's arguments and results.
+        inputs: what its flat arguments are, lying as they are given.
         layouts: what the original's flat results are; None for what is no tensor.
         given: the original, where it holds layers that capturing takes apart and a backend has whole (an LSTM); it is
             tried in onnxruntime as it is.
@@ -49,6 +48,7 @@ class Candidates:
     images: bool
     in_spec: Any
     out_spec: Any
+    inputs: Sequence[Meta]
     layouts: Sequence[Meta | None]
     given: nn.Module | None = None
 
@@ -59,27 +59,27 @@ class Candidates:
         for name in self.lowerings:
             for number, form in enumerate(self.forms):
                 label = name if number == 0 else f"{name} after search"
+                lower: Any = find_runner(name)
+                if not LOWERINGS[name].channels_last:
+                    lower = partial(lower, inputs=self.inputs)
                 images = self.images and LOWERINGS[name].channels_last
-                yield label, form, partial(self.build, form, find_runner(name), channels_last=images)
+                yield label, form, partial(self.build, form, lower, channels_last=images)
 
     def build(self, form: Graph, lower: TermLowering, channels_last: bool) -> Optimized:
         """One form under one lowering, called as the original is; where its results lie is set by `fit`."""
-        inputs = [leaf.meta for leaf in form.inputs]
         given = {
             index: form.inputs.index(output)
             for index, output in enumerate(form.outputs)
             if getattr(output, "op", None) == INPUT
         }
         runner = lower(*fold(form, self.state))
-        return Optimized(runner, self.in_spec, self.out_spec, inputs, channels_last=channels_last, given=given)
+        return Optimized(runner, self.in_spec, self.out_spec, self.inputs, channels_last=channels_last, given=given)
 
     def session_of_given(self) -> Optimized:
         """The original in an onnxruntime session, nothing rewritten."""
         assert self.given is not None
-        inputs = [leaf.meta for leaf in self.forms[0].inputs]
-        flat = Flat(self.given, self.in_spec)
-        session = Session(export(flat, [meta.empty("cpu").zero_().contiguous() for meta in inputs]))
-        return Optimized(session, self.in_spec, self.out_spec, inputs)
+        session = Session(export(Flat(self.given, self.in_spec), [meta.empty("cpu").zero_() for meta in self.inputs]))
+        return Optimized(session, self.in_spec, self.out_spec, self.inputs)
 
     def fit(self, module: Optimized, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Run a module once and make its results lie as the original's; its flat results."""

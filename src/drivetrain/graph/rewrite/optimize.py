@@ -23,6 +23,7 @@ from ..lowering import lacks, of_programs, to_try
 from .candidates import Candidates, compare, culprits, metas_of, taken_apart
 from .convert import NotRewritable, fold, from_fx
 from .guard import Guarded
+from .meta import Meta
 from .price import Objective, Pricer
 from .result import OptimizeResult, Step, steps_of
 from .rule import Change, Rule, simplify
@@ -105,7 +106,8 @@ def optimize(
     with torch.no_grad():
         expected = pytree.tree_leaves(original(*call_args, **call_kwargs))
         candidates = Candidates(
-            found.forms, state, lowerings, images, program.in_spec, program.out_spec, metas_of(expected),
+            found.forms, state, lowerings, images, program.in_spec, program.out_spec,
+            [Meta.of(x) for x in program.example_inputs], metas_of(expected),
             original if taken_apart(original) else None,
         )  # fmt: skip
         compared = compare(original, expected, call_args, call_kwargs, candidates, tolerance, rounds)

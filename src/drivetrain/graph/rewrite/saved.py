@@ -72,8 +72,9 @@ def load(path: str | Path) -> OptimizeResult:
     name = facts["then"].removesuffix(" after search").removesuffix(" as given")
     layouts = [None if words is None else _meta(words) for words in facts["layouts"]]
     candidates = Candidates(
-        (graph,), state, () if name == "original" else (name,), images, program.in_spec, program.out_spec, layouts
-    )
+        (graph,), state, () if name == "original" else (name,), images, program.in_spec, program.out_spec,
+        [Meta.of(x) for x in program.example_inputs], layouts,
+    )  # fmt: skip
     module: torch.nn.Module = program.as_module()
     args, kwargs = program.example_call
     with torch.no_grad():

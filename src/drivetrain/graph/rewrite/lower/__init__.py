@@ -16,15 +16,17 @@ from ...lowering import Boxed, Runner, lower_eager
 from ...passes import Kind
 from ..convert import from_fx, to_fx
 from ..emit import names_of_state
+from ..meta import Meta
 from ..rule import simplify
 from ..rules import RULES
 from ..term import Graph
 from . import onednn
 
 
-def to_session(graph: Graph, state: Mapping[str, Tensor]) -> Session:
-    """A rewritten program in an onnxruntime session."""
-    return Session(export(to_fx(graph, state), [leaf.meta.empty("cpu").zero_() for leaf in graph.inputs]))
+def to_session(graph: Graph, state: Mapping[str, Tensor], inputs: Sequence[Meta] = ()) -> Session:
+    """A rewritten program in an onnxruntime session; `inputs` tell how arguments lie, if not as in the graph."""
+    metas = inputs or [leaf.meta for leaf in graph.inputs]
+    return Session(export(to_fx(graph, state), [meta.empty("cpu").zero_() for meta in metas]))
 
 
 def to_inductor(graph: Graph, state: Mapping[str, Tensor]) -> Runner:
