@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drivetrain.graph.batchnorm import batch_statistics, channels_last, conv1x1, kernel, ops, product
+from drivetrain.graph.batchnorm import batch_statistics, channels_last, conv1x1, kernel, layout, ops, product
 from drivetrain.graph.cost import CostTable
 
 from .test_ops import inverse, relative
@@ -127,6 +127,16 @@ def test_the_product_is_torchs_convolution():
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_a_product_is_not_copied():
+    """Operators may give no views: what the product wrote must not be copied for that."""
+    x, weight, dy = (
+        torch.randn(shape).to(memory_format=ROWS) for shape in ((2, 16, 8, 5), (6, 16, 1, 1), (2, 6, 8, 5))
+    )
+    dx, _ = product.multiply_backward(dy, x, weight, (True, True))
+    for made in (product.multiply(x, weight), dx):
+        assert layout.fresh(made, [x]) is made and not made._is_view()
+
+
 def test_the_faster_form_is_measured_once(tmp_path, monkeypatch):
     table = CostTable(tmp_path / "costs.json")
     monkeypatch.setattr(product, "_table", lambda threads: table)
@@ -134,7 +144,7 @@ def test_the_faster_form_is_measured_once(tmp_path, monkeypatch):
     quick, slow = (lambda: calls.append("quick") or "quick"), (lambda: calls.append("slow") or sum(range(10**6)))
     assert product.faster("k", slow, quick) == "quick" and len(calls) == 7
     assert product.faster("k", slow, quick) == "quick" and calls[7:] == ["quick"]
-    assert CostTable(tmp_path / "costs.json").times["bn1x1:k:swept"].n == 2
+    assert CostTable(tmp_path / "costs.json").times["product:k:swept"].n == 2
 
 
 def test_the_operators_keep_torchs_contract():

@@ -45,7 +45,7 @@ def multiply_backward(dy: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bo
 def faster(key: str, tiled: Callable[[], T], swept: Callable[[], T]) -> T:
     """The result of the form that is faster here; both run, in turn, where the cost table does not know yet."""
     table = _table(torch.get_num_threads())
-    first, second = f"bn1x1:{key}:tiled", f"bn1x1:{key}:swept"
+    first, second = f"product:{key}:tiled", f"product:{key}:swept"
     if first not in table.times or second not in table.times:
         for name, measured in zip((first, second), _race(tiled, swept), strict=True):
             table.times[name] = measured
@@ -81,4 +81,6 @@ def _many_images(x: Tensor) -> Tensor:
 
 def _as_images(y: Tensor, like: Tensor) -> Tensor:
     n, _, h, w = like.shape
-    return y.permute(0, 2, 3, 1).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    made = y.permute(0, 2, 3, 1).reshape(n, h, w, -1).permute(0, 3, 1, 2)
+    # An operator's result must not be a view, and a copy would be a sweep: the same memory as a tensor of its own.
+    return made if made.requires_grad else torch.empty(0, dtype=made.dtype).set_(made)  # type: ignore[call-overload]
