@@ -207,6 +207,13 @@ def test_a_sum_that_others_read(how, wanted, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
+def test_without_a_graph_nothing_is_held():
+    bn, x = nn.BatchNorm2d(16), torch.randn(2, 16, 4, 4).to(memory_format=ROWS)
+    assert modules.bn_relu_sum(bn, x, x, False, True).recipe is not None
+    with torch.no_grad():
+        assert modules.bn_relu_sum(bn, x, x, False, True).recipe is None
+
+
 def test_hooked_convolutions_run_themselves(monkeypatch):
     model, seen = chain(1).to(memory_format=ROWS), []
     model[-1].register_forward_hook(lambda *_: seen.append(1))

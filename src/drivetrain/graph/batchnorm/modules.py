@@ -113,8 +113,9 @@ def bn_relu_sum(
         return as_feature(bn_relu(bn, feature, added, reference=reference))
     vectors = _prepare(bn, feature)
     a, mask = ops.bn_relu(feature.parts, *vectors, added, True)
-    recipe = None if bits_only and mask.numel() == 0 else again.Recipe(feature.parts, vectors, added)
-    return Feature([a], [None], recipe)
+    if not a.requires_grad or (bits_only and mask.numel() == 0):
+        return Feature([a], [None])
+    return Feature([a], [None], again.Recipe(feature.parts, vectors, added))
 
 
 def _alike(residual: Tensor, feature: Feature) -> bool:
