@@ -43,6 +43,7 @@ def test_a_compiled_training_is_the_same_training(cli, moons, exchange):
     assert losses(moons) == pytest.approx(plain, rel=1e-3)
     times = json.loads((moons / "runs/moons/train/compile_times.json").read_text())
     assert times["first"] > 0 and times["step"] > 0
+    assert times["graphs"] == 1, "the whole step's forward went through the compiler"
     assert "compiled by" in (moons / "runs/moons/report.html").read_text()
 
 

@@ -61,7 +61,7 @@ def compiled(model: nn.Module, backend: Backend, options: Mapping[str, Any]) -> 
 
 
 class StepClock:
-    """Seconds of each step: the first ones compile."""
+    """Seconds of each step, of which the first ones compile, and how much was compiled."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -77,7 +77,10 @@ class StepClock:
         """What the report shows."""
         if self.seconds:
             later = self.seconds[1:] or self.seconds
-            write_json(folder / TIMES, {"first": self.seconds[0], "step": statistics.median(later)})
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            write_json(
+                folder / TIMES, {"first": self.seconds[0], "step": statistics.median(later), "graphs": graphs}
+            )  # fmt: skip
 
 
 def show(folder: Path, backend: str) -> Iterable[Part]:
@@ -86,6 +89,7 @@ def show(folder: Path, backend: str) -> Iterable[Part]:
         return
     times = json.loads((folder / TIMES).read_text())
     yield Facts({
-        "compiled by": backend, "seconds of the first step, which compiles": round(times["first"], 2),
+        "compiled by": backend, "graphs compiled": times["graphs"],
+        "seconds of the first step, which compiles": round(times["first"], 2),
         "milliseconds of a later step": round(1e3 * times["step"], 2),
     })  # fmt: skip

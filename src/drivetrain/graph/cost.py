@@ -117,6 +117,18 @@ def measure(run: Callable[[], Any], *, least: int = 15, budget_s: float = 0.02) 
     return Measured(round(median, 3), len(samples), round(statistics.median(abs(s - median) for s in samples), 3))
 
 
+def fastest_of(*forms: Callable[[], Any], rounds: int = 4) -> list[Measured]:
+    """The fastest run of each form, in turn, `mad` their spread: what else a machine does only slows a run down."""
+    samples: list[list[float]] = [[] for _ in forms]
+    for turn in range(rounds + 1):  # the first one may compile or allocate
+        for times, form in zip(samples, forms, strict=True):
+            start = time.perf_counter()
+            form()
+            if turn:
+                times.append(1e6 * (time.perf_counter() - start))
+    return [Measured(round(min(times), 3), rounds, round(max(times) - min(times), 3)) for times in samples]
+
+
 def hardware(threads: int | None = None) -> dict[str, Any]:
     """What measured times depend on besides the operator."""
     return {

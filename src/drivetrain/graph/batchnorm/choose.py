@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from drivetrain.graph._torch_compat import _disable_current_modes
-from drivetrain.graph.cost import CostTable, Measured, default_path
+from drivetrain.graph.cost import CostTable, default_path, fastest_of
 
 from . import kernel, ops
 from .plan import Match, is_concat, is_product
@@ -68,9 +67,8 @@ class Chooser:
         if key + ":fused" not in self.table.times:
             # The pass runs while torch traces: numbers are wanted here, not fake tensors.
             with _disable_current_modes(), torch.enable_grad():
-                for form, measured in zip(
-                    ("plain", "fused"), _race(*_forms(shape, attributes, joined, known, rows, relu)), strict=True
-                ):
+                forms = _forms(shape, attributes, joined, known, rows, relu)
+                for form, measured in zip(("plain", "fused"), fastest_of(*forms, rounds=ROUNDS), strict=True):
                     self.table.times[f"{key}:{form}"] = measured
                     self.table.added += 1
         return self.table.times[key + ":fused"].us <= GAIN * self.table.times[key + ":plain"].us
@@ -78,18 +76,6 @@ class Chooser:
     def save(self) -> None:
         """Keep what was measured."""
         self.table.save()
-
-
-def _race(plain: Callable[[], Any], fused: Callable[[], Any]) -> list[Measured]:
-    """The fastest of a few runs in turn: what else the machine does only ever makes a run slower."""
-    samples: list[list[float]] = [[], []]
-    for turn in range(ROUNDS + 1):
-        for times, run in zip(samples, (plain, fused), strict=True):
-            start = time.perf_counter()
-            run()
-            if turn:
-                times.append(1e6 * (time.perf_counter() - start))
-    return [Measured(round(min(times), 3), ROUNDS, round(max(times) - min(times), 3)) for times in samples]
 
 
 def _forms(

@@ -8,7 +8,6 @@ depends on processor and shape, so both run once for each shape, and the machine
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drivetrain.base.errors import InvalidValue
-from drivetrain.graph.cost import CostTable, Measured, default_path
+from drivetrain.graph.cost import CostTable, default_path, fastest_of
 
 IMAGES = 16  # from here on torch itself takes oneDNN for 1x1 convolutions on one thread
 T = TypeVar("T")
@@ -47,22 +46,11 @@ def faster(key: str, tiled: Callable[[], T], swept: Callable[[], T]) -> T:
     table = _table(torch.get_num_threads())
     first, second = f"product:{key}:tiled", f"product:{key}:swept"
     if first not in table.times or second not in table.times:
-        for name, measured in zip((first, second), _race(tiled, swept), strict=True):
+        for name, measured in zip((first, second), fastest_of(tiled, swept, rounds=2), strict=True):
             table.times[name] = measured
             table.added += 1
         table.save()
     return tiled() if table.times[first].us <= table.times[second].us else swept()
-
-
-def _race(*forms: Callable[[], Any]) -> list[Measured]:
-    samples: list[list[float]] = [[] for _ in forms]
-    for turn in range(3):
-        for times, form in zip(samples, forms, strict=True):
-            start = time.perf_counter()
-            form()
-            if turn:
-                times.append(1e6 * (time.perf_counter() - start))
-    return [Measured(round(min(times), 3), len(times), round(max(times) - min(times), 3)) for times in samples]
 
 
 @cache
